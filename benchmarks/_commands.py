@@ -21,6 +21,8 @@ EPISODES = 6
 """Of the collections and evaluations."""
 STEPS = 30
 """Of the trainings."""
+ROUNDS = 4
+"""Of what learns from acting."""
 
 
 _TIMES = (
@@ -139,6 +141,22 @@ def tiny(command: str, folder: Path, out: Path) -> list[str]:
     others = {
         "collect": ["collect", empty, *collect],
         "eval": ["eval", empty, *evaluation, "failure_videos=0", f"out={out}", "--resume"],
+        "online": [
+            "online",
+            empty,
+            env,
+            mlp,
+            "objective={type: bc}",
+            "ema_decay=0.9",
+            f"rounds={ROUNDS}",
+            f"episodes_per_round={EPISODES}",
+            "updates=10",
+            "batch_size=8",
+            "keep=400",
+            f"evaluate={{every: 2, episodes_per_task: {EPISODES}}}",
+            f"out={out}",
+            "--resume",
+        ],
         "compare": ["compare", *evaluations, "--out", str(out)],
         "fqe": [
             "fqe",
@@ -264,7 +282,7 @@ def import_all() -> None:
     from vla.common.registry import lookup
 
     names = (
-        "recipes.evaluate training sim_eval.collection.recording sim_eval.comparison.methods sim_eval.report "
+        "recipes.evaluate recipes.online training sim_eval.collection.recording sim_eval.comparison.methods sim_eval.report "
         "training.offline_evaluation.fitted_q_evaluation tokenizers.report data.view data.tools.conversion "
         "data.tools.merging data.tools.filtering data.tools.labels data.tools.splitting"
     )

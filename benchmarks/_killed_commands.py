@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _commands import EPISODES, STEPS, contents, import_all, tiny
+from _commands import EPISODES, ROUNDS, STEPS, contents, import_all, tiny
 
 
 class KilledCommand:
@@ -85,6 +85,20 @@ class TrainingReturns(Training):
     name, command = "training: return_conditioned", "train-rc"
 
 
+class Online(KilledCommand):
+    name, command, unit, total = "vla online", "online", "rounds", ROUNDS
+
+    def kept(self) -> int:
+        from vla.models import load_policy
+        from vla.training.checkpoint import newest_checkpoint
+
+        newest = newest_checkpoint(self.out / "checkpoints")
+        if newest is None:
+            return 0
+        newest.tensors()
+        return int(load_policy(newest.folder).card["online"]["rounds"])
+
+
 class Dataset(KilledCommand):
     unit = "episodes"
 
@@ -131,7 +145,7 @@ COMMANDS: dict[str, type[KilledCommand]] = {
     kind.name: kind
     for kind in (
         *(TrainingBC, TrainingIQL, TrainingTokens, TrainingReturns),
-        *(Collection, Merge, Evaluation),
+        *(Online, Collection, Merge, Evaluation),
     )
 }
 __all__ = ["COMMANDS", "KilledCommand", "import_all"]

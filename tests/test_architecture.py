@@ -29,12 +29,13 @@ FLOORS = [
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SUB_FLOORS = {
     "data": [{"storage"}, {"formats"}, {"loading"}, {"replay", "tools"}, {"validation", "view"}],
-    "models": [{"layers"}, {"heads"}, {"transfer"}, {"policies"}],
+    "models": [{"layers"}, {"heads"}, {"transfer"}, {"policies"}, {"rewards"}],
     "training": [
         {"hardware"},
         {"distributed", "offline_rl", "online_rl", "run_data"},
         {"objectives", "finetuning"},
         {"offline_evaluation"},
+        {"reward_learning"},
     ],
     "sim_eval": [
         {"statistics"},

@@ -72,6 +72,34 @@ def offline_rl_metaworld() -> str:
     return offline_rl_pictures("offline_rl_metaworld")
 
 
+def expert_hopper() -> str:
+    """Snapshots of an expert, and the datasets that they made."""
+    file = read("expert_hopper")
+    rows = []
+    for snapshot in file["snapshots"]:
+        made = file["datasets"].get(snapshot["name"])
+        of_dataset = "" if made is None else f"{made['return']:.0f} in {made['episodes']} episodes"
+        rows.append(
+            (
+                f"{snapshot['step']:,}",
+                f"{snapshot['return']:.0f} ± {snapshot['return_deviation']:.0f}",
+                of_dataset,
+                f"{snapshot['difference']:.0e}",
+            )
+        )
+    columns = [
+        "env steps",
+        f"return of its most likely actions, {file['snapshots'][0]['episodes']} unseen starts",
+        "return of sampled actions, its dataset",
+        "greatest difference from the trained actor, of half the range",
+    ]
+    what = (
+        "Hopper by SAC of stable-baselines3, one training, one thread of an "
+        f"{file['machine']['cpu']} beside other work; mean and standard deviation between episodes."
+    )
+    return "\n\n".join([what, table(columns, rows), source(file, "expert_hopper")])
+
+
 def stitching() -> str:
     file = read("stitching")
     rows = []
@@ -82,6 +110,52 @@ def stitching() -> str:
         rows.append((title, by_seed, solved, interval(solved, episodes)))
     columns = ["policy", "50 unseen starts after each of 3 trainings", "of 150", "95 % interval"]
     return "\n\n".join([table(columns, rows), source(file, "stitching")])
+
+
+ONLINE = {
+    "clone": "the clone",
+    "ppo": "PPO",
+    "grpo": "GRPO, 8 episodes of each start, discount 0.97",
+    "grpo_success": "GRPO, discount 1: success alone counts",
+    "a2c": "A2C",
+    "trpo": "TRPO",
+    "reinforce": "REINFORCE",
+    "filtered_bc": "filtered BC of all rounds (the control)",
+}
+"""What the variants of online_stitch.json are called."""
+
+
+def online_stitch() -> str:
+    """The maze by acting: what each way reaches, and how much of it it plays."""
+    file = read("online_stitch")
+    rows = []
+    for name, variant in file["variants"].items():
+        solved = ", ".join(str(n) for n in per_task(variant))
+        total = f"{variant['successes']} ({interval(variant['successes'], variant['episodes'])})"
+        if "curves" not in variant:
+            rows.append((ONLINE[name], solved, total, "", "", ""))
+            continue
+        reached = ", ".join(
+            "never" if steps is None else f"{steps:,}" for steps in variant["solved_all"].values()
+        )
+        played = max(int(curve[-1][0]) for curve in variant["curves"].values())
+        seconds = max(variant["cpu_seconds"].values())
+        rows.append((ONLINE[name], solved, total, reached, f"{played:,}", f"{seconds:.0f} s"))
+    text = (
+        "Three clones of the maze's recordings, each continued by acting for "
+        f"{file['rounds']} rounds of 64 episodes; most likely actions on 50 unseen starts after "
+        "every round. Rewards are those of success, nothing else."
+    )
+    columns = [
+        "",
+        "solved after the last round",
+        "of 150 (95 %)",
+        "env steps until all 50 were solved first",
+        "env steps in all, at most",
+        "processor time of a run, at most",
+    ]
+    note = f"One thread of an {file['machine']['cpu']}, evaluations included."
+    return "\n\n".join([text, table(columns, rows), source(file, "online_stitch", note=note)])
 
 
 def locomotion_sets(*names: str) -> list[dict[str, Any]]:
@@ -267,7 +341,12 @@ def action_tokens() -> str:
 
 
 BLOCKS = {
+    "expert_hopper": expert_hopper,
+    "reward_gail": lambda: of_recorded("reward_gail"),
+    "reward_preferences": lambda: of_recorded("reward_preferences"),
+    "reward_classifier": lambda: of_recorded("reward_classifier"),
     "stitching": stitching,
+    "online_stitch": online_stitch,
     "stitching_gaussian_cql": lambda: of_recorded("stitching_gaussian_cql"),
     "offline_rl_tabletop": offline_rl_tabletop,
     "offline_rl_metaworld": offline_rl_metaworld,

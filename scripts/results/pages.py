@@ -30,6 +30,14 @@ SECTIONS = {
         "Decision Transformer asked for success and for failure": "decision_transformer_mixed",
         "Scripted experts of the tabletop": "tabletop_experts",
     },
+    "Experts": {
+        "SAC on hopper": "expert_hopper",
+    },
+    "Learned rewards": {
+        "The maze by a discriminator (GAIL)": "reward_gail",
+        "Hopper by comparisons": "reward_preferences",
+        "Success from pictures and words": "reward_classifier",
+    },
     "Offline RL": {
         **trainings.TITLES,
         "A maze without a whole path": "stitching",
@@ -39,6 +47,9 @@ SECTIONS = {
         "Offline RL from states against d3rlpy": "offline_rl_peer",
         "CQL by where critics start": "cql_scale",
         "Decision Transformer against d3rlpy": "dt_peer",
+    },
+    "Learning from acting": {
+        "From a clone that never arrives": "online_stitch",
     },
     "Offline evaluation": {
         "Twelve policies ranked without a simulator": "fqe_ranking",

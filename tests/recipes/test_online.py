@@ -198,6 +198,24 @@ def test_groups_without_any_difference_teach_nothing_and_are_told(tmp_path: Path
     assert result.metrics["groups_kept"] == 0
 
 
+def test_what_explores_may_find_no_reward_at_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(
+        tmp_path / "run",
+        policy={**MLP, "head": {"type": "q_values", "depth": 1, "hidden": 16, "heads": 2}},
+        objective={"type": "q_transformer"},
+        rewards={"kind": "success"},
+        keep="all",
+        rounds=2,
+        evaluate=None,
+    )
+    result = online(config)
+    assert result.rounds == 2
+    assert result.metrics["updates"] == 0
+    assert "nothing is learned yet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -207,7 +225,7 @@ def test_groups_without_any_difference_teach_nothing_and_are_told(tmp_path: Path
         ({"objective": {"type": "grpo"}}, "episodes_per_start: the objective compares episodes"),
         ({"objective": {"type": "ppo", "kl": 0.1}}, "objective.prior: goes with objective.kl"),
         ({"act": {"temperature": 0.5}}, "act.temperature: is 0.5, but the objective takes"),
-        ({"epochs": None}, "epochs, updates: give one of them"),
+        ({"epochs": None}, "epochs, updates, updates_per_step: give one of them"),
         ({"init_from": "x"}, "init_from, policy: give one of them"),
         ({"keep": "all", "save_episodes": False}, "save_episodes: a resumed run needs"),
         ({"episodes_per_round": 6, "episodes_per_start": 4}, "is no multiple of"),
@@ -234,3 +252,21 @@ def test_another_run_in_the_folder_is_not_gone_on_with(tmp_path: Path) -> None:
         online(config_of(tmp_path / "run", rounds=1, evaluate=None, batch_size=8), resume=True)
     more = online(config_of(tmp_path / "run", rounds=2, evaluate=None), resume=True)
     assert more.rounds == 2
+
+
+def test_starts_that_prior_data_know_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online(config_of(tmp_path / "first", rounds=1, evaluate=None))
+    capsys.readouterr()
+    prior = {
+        "prior_data": {"path": str(tmp_path / "first" / "episodes")},
+        "objective": {"type": "bc"},
+        "keep": "all",
+        "rounds": 1,
+        "evaluate": None,
+    }
+    online(config_of(tmp_path / "same", **prior))
+    assert "4 episodes of the first round begin where some of" in capsys.readouterr().err
+    online(config_of(tmp_path / "other", seed=1, **prior))
+    assert "begin where" not in capsys.readouterr().err

@@ -64,7 +64,7 @@ def rounds_of(out: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ["rlpd", "td3", "dqn"])  # one of each kind: seconds each
 def test_a_run_resumes_to_the_same_weights(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,10 +95,9 @@ def test_a_run_resumes_to_the_same_weights(
 def test_rounds_before_the_first_success_are_played_without_updates(tmp_path: Path) -> None:
     # two steps are too few to arrive anywhere
     config = config_of(tmp_path, "dqn", env={"type": "test_point", "image_size": 16, "horizon": 2})
-    with pytest.raises(Exception, match="there is nothing to learn from them"):
-        online(config)
-    lines = rounds_of(tmp_path)
-    assert [line["updates"] for line in lines] == [0.0, 0.0]  # the last round says why
+    result = online(config)
+    assert {line["updates"] for line in rounds_of(tmp_path)} == {0.0}
+    assert result.rounds == len(rounds_of(tmp_path)) == config.rounds
 
 
 def test_critics_go_on_beside_recordings(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from vla.cli import doctor, evaluation, offline, running, serving
 from vla.cli.config import config_app
 from vla.cli.data import data_app
 from vla.cli.export import export_app
-from vla.cli.learning import online
+from vla.cli.learning import experts, online, rewards
 from vla.cli.policy import policy_app
 from vla.cli.shared import clear_errors, console
 from vla.cli.tokenizer import tokenizer_app
@@ -77,8 +77,10 @@ def bench(
 # without a name: their commands are commands of `vla` itself; the order is that of the help
 app.add_typer(running.commands)
 app.add_typer(online.commands)
+app.add_typer(experts.commands)
 app.add_typer(evaluation.commands)
 app.add_typer(offline.commands)
+app.add_typer(rewards.commands)
 app.add_typer(doctor.commands)
 app.add_typer(serving.commands)
 app.add_typer(others)

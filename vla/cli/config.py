@@ -17,8 +17,11 @@ config_app = typer.Typer(help="Config tools.", no_args_is_help=True)
 CONFIGS = {
     "collect": ("vla.sim_eval.collection.recording", "CollectConfig"),
     "train": ("vla.training", "TrainConfig"),
+    "expert": ("vla.recipes.experts.config", "ExpertConfig"),
     "eval": ("vla.sim_eval.evaluation", "EvalConfig"),
     "fqe": ("vla.training.offline_evaluation.fitted_q_evaluation", "FQEConfig"),
+    "reward": ("vla.training.reward_learning.config", "RewardTrainConfig"),
+    "online": ("vla.recipes.online.config", "OnlineConfig"),
     "demo": ("vla.recipes.demo", "DemoConfig"),
     "serve": ("vla.serving", "ServeConfig"),
 }
@@ -27,7 +30,10 @@ CONFIGS = {
 
 @config_app.command("schema", epilog="Example: `vla config schema train > train.schema.json`")
 def config_schema(
-    name: Annotated[str, typer.Argument(help="collect, train, eval, fqe, demo or serve.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="collect, train, reward, expert, online, eval, fqe, demo or serve."),
+    ],
 ) -> None:
     """The JSON schema of a config, for editors."""
     with clear_errors():

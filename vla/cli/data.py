@@ -222,3 +222,32 @@ def data_view(
         opened.issue_warnings()
     for line in written:
         console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+@data_app.command(
+    "prefer", epilog="Example: `vla data prefer data/mt10 pairs.html --pairs 100 --steps 25`"
+)
+def data_prefer(
+    dataset: Dataset,
+    out: Annotated[Path, path_argument("File of the page.")],
+    settings: KeySettings = None,
+    pairs: Annotated[int, typer.Option(min=1, help="So many pairs of films.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each film.")] = 25,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which parts are shown.")] = 0,
+    format: Format = None,
+) -> None:
+    """Writes one HTML page that asks which of two films is better, and saves the answers as a file.
+
+    A reward model of type preference learns from it: `model.labels=FILE`.
+    """
+    with clear_errors(), shown_progress("filming") as progress:
+        from vla.data import EpisodeDataset
+        from vla.data.view.preferences import write_preference_page
+
+        opened = EpisodeDataset(dataset, format=format, keys=dataset_keys(settings))
+        page = write_preference_page(
+            out, opened, pairs=pairs, steps=steps, seed=seed, progress=progress
+        )
+        opened.issue_warnings()
+    size = f"{page.bytes / 1e6:.1f} MB"
+    console.print(escape(f"{page.pairs} pairs, {size}: {out}"), soft_wrap=True, highlight=False)

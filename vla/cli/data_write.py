@@ -272,33 +272,56 @@ def data_label(
 def data_score(
     dataset: Dataset,
     out: Out,
-    values: Annotated[Path, path_option("Folder of a training run that learned values.")],
+    values: Annotated[
+        Path | None, path_option("Folder of a training run that learned values.")
+    ] = None,
     settings: KeySettings = None,
+    reward: Annotated[
+        Path | None, path_option("Folder of a reward model, or of its run (`vla reward`).")
+    ] = None,
+    columns: Annotated[
+        bool,
+        typer.Option(
+            "--columns",
+            help="With --reward: write extra columns, and leave the dataset's own rewards and "
+            "successes as they are.",
+        ),
+    ] = False,
     step: Annotated[
-        int | None, typer.Option(help="Step of a checkpoint [default: the newest].")
+        int | None, typer.Option(help="With --values: step of a checkpoint [default: the newest].")
     ] = None,
     format: Format = None,
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
-    """Writes a dataset with the values and advantages of a run as columns of its steps.
+    """Writes a dataset with the values and advantages of a run as columns of its steps, or with the
+    rewards and successes of a reward model in place of its own.
 
     `vla data view` draws them, and they can be learned from.
     """
     with clear_errors(), shown_progress("scoring") as progress:
-        from vla.training.offline_evaluation.value_columns import write_values
+        if (values is None) == (reward is None):
+            raise UserError("vla data score: give one of --values RUN and --reward FOLDER")
+        options: dict[str, Any] = {
+            "format": format,
+            "keys": dataset_keys(settings),
+            "video": _video(video),
+            "jobs": jobs,
+            "progress": progress,
+        }
+        if reward is not None:
+            if step is not None:
+                raise UserError("--step: is of a run's values; leave it out with --reward")
+            from vla.training.reward_learning.reward_columns import write_rewards
 
-        made = write_values(
-            values,
-            dataset,
-            out,
-            step=step,
-            format=format,
-            keys=dataset_keys(settings),
-            video=_video(video),
-            jobs=jobs,
-            progress=progress,
-        )
+            made = write_rewards(reward, dataset, out, columns=columns, **options)
+        else:
+            if columns:
+                raise UserError("--columns: values are columns anyhow; leave it out")
+            assert values is not None
+            from vla.training.offline_evaluation.value_columns import write_values
+
+            made = write_values(values, dataset, out, step=step, **options)
     _report(made)
 
 
@@ -318,7 +341,7 @@ def add_to(app: typer.Typer) -> None:
         "filter": (data_filter, 'data/mt10 data/solved --success --task "open*"'),
         "delete": (data_delete, "data/mt10 data/mt10_clean --episodes 3,17:20"),
         "label": (data_label, "data/mt10 data/mt10_labelled labels.csv --unlabelled refuse"),
-        "score": (data_score, "data/mixed data/mixed_valued --values runs/iql"),
+        "score": (data_score, "data/mixed data/mixed_scored --reward runs/reward"),
     }
     for name, (function, example) in commands.items():
         app.command(name, epilog=f"Example: `vla data {name} {example}`")(function)

@@ -37,6 +37,7 @@ _EXTRA_OF = (
     | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
     | {"h5py": "hdf5", "rerun": "rerun", "tensorboard": "train"}
     | dict.fromkeys(("msgpack", "websockets"), "serve")
+    | dict.fromkeys(("stable_baselines3", "sb3_contrib"), "experts")
 )
 
 
@@ -68,7 +69,7 @@ def path_option(help: str, *names: str) -> Any:
 
 
 ConfigFile = Annotated[
-    Path, path_argument("YAML file: one config, or sections `collect`, `train`, `eval`.")
+    Path, path_argument("YAML file: one config, or sections `collect`, `train`, `expert`, `eval`.")
 ]
 Dataset = Annotated[
     Path, path_argument("Dataset folder, or its file, or a URL such as hf://datasets/USER/NAME.")

@@ -24,6 +24,7 @@ from vla.common.renamed import announce_renamed
 KINDS = {
     "policies": "vla.models.policies",
     "heads": "vla.models.heads",
+    "rewards": "vla.models.rewards",
     "tokenizers": "vla.tokenizers",
     "objectives": "vla.training.objectives",
     "values": "vla.training.offline_rl.values",

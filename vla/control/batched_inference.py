@@ -24,9 +24,10 @@ from vla.control.inference_mode import seed_generators
 from vla.control.realtime import CONTINUING
 from vla.control.realtime_methods import can_choose, chooser
 from vla.control.realtime_plan import Plan, next_actions
-from vla.control.settings import ControlSettings
+from vla.control.settings import ControlSettings, Measure
 from vla.control.temporal_ensemble import TemporalEnsemble
-from vla.types import Actor, Observation, Spec, SpecError
+from vla.control.uncertainty import MeasuredChoice
+from vla.types import ActionDistribution, Actor, Observation, Spec, SpecError
 from vla.types.finite import ActionError
 
 
@@ -48,6 +49,8 @@ class EpisodeState:
         instruction: what it is asked to do.
         reward: sum of the rewards of the last chunk of actions.
         plan: what it executes while the next chunk is computed; of real-time chunking.
+        measure: what is asked of the distributions that its chunks come from; None for nothing.
+        uncertainty: that measure of its last chunk.
         held: the action (A,) that it tries for a while; of exploration.
     """
 
@@ -57,6 +60,8 @@ class EpisodeState:
     memory_row: _MemoryRow | None = None
     ensemble: TemporalEnsemble | None = None
     plan: Plan | None = None
+    measure: Measure | None = None
+    uncertainty: float | None = None
     held: Held = None
 
     @property
@@ -155,13 +160,18 @@ class BatchedPolicy:
         observation = self._observation(episodes, images, rows)
         memory = _joined_memory(episodes)
         options = self._options | self._choice(episodes)
+        measured = self._measured(episodes, options)
+        if measured is not None:
+            options["choose"] = measured
         chunk_BKA, memory = self.actor.act(observation, memory, **options)
+        if measured is not None:
+            self._note_uncertainty(episodes, measured)
         chunks_BKA = self._checked(chunk_BKA, len(episodes))
         exploration = self.settings.exploration
         if exploration is not None:
-            held = [episode.held for episode in episodes]
-            chunks_BKA, held = exploration.applied(chunks_BKA, held, self.actor.spec)
-            for episode, action in zip(episodes, held, strict=True):
+            before = [episode.held for episode in episodes]
+            chunks_BKA, after = exploration.applied(chunks_BKA, before, self.actor.spec)
+            for episode, action in zip(episodes, after, strict=True):
                 episode.held = action
         chosen = [chunk_KA[: self._given] for chunk_KA in chunks_BKA]
         execute = None
@@ -217,6 +227,40 @@ class BatchedPolicy:
         every, temperature = self._every, self.settings.temperature
         choose = chooser(plans, realtime, self.actor.spec, every=every, temperature=temperature)
         return {"choose": choose}
+
+    def _measured(
+        self, episodes: Sequence[EpisodeState], options: dict[str, Any]
+    ) -> MeasuredChoice | None:
+        """What looks at the distribution of the next chunks while they are chosen as the options
+        say; None if no episode asks.
+
+        Raises UserError if the policy has no distribution to look at.
+        """
+        measures = {episode.measure for episode in episodes} - {None}
+        if not measures:
+            return None
+        if not can_choose(self.actor):
+            raise UserError(
+                f"gate: act of {type(self.actor).__name__} gives actions and no distribution, so "
+                "how sure it is cannot be measured: use gate={type: expert_error}"
+            )
+        (measure,) = measures  # episodes of one batch are of one task and one setting
+        temperature = self.settings.temperature
+
+        def drawn(actions: ActionDistribution) -> torch.Tensor:
+            return actions.sample(temperature=temperature)
+
+        assert measure is not None
+        return MeasuredChoice(options.get("choose", drawn), measure, self.actor.spec)
+
+    def _note_uncertainty(self, episodes: Sequence[EpisodeState], measured: MeasuredChoice) -> None:
+        if measured.found is None:
+            raise UserError(
+                f"gate: {type(self.actor).__name__} does not choose its actions by its "
+                "distribution, so how sure it is says nothing: use gate={type: expert_error}"
+            )
+        for episode, value in zip(episodes, measured.found.tolist(), strict=True):
+            episode.uncertainty = value
 
     def _planned(self, episode: EpisodeState, chunk_KA: np.ndarray) -> np.ndarray:
         """The actions (n, A) until the next observation."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vla.control.exploration import Exploration
 from vla.control.realtime import RealtimeSettings
+
+Measure = Literal["entropy", "spread"]
+"""How sure a policy is of a chunk (see `vla.control.uncertainty`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

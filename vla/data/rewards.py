@@ -161,7 +161,7 @@ def check_rewards(windows: RewardedSteps, needs: Literal["varied", "unit"] = "va
 
 
 def check_varied_rewards(windows: RewardedSteps) -> None:
-    """Raises UniformRewardsError if no reward ever differs: none is recorded, or none is solved.
+    """Raises UniformRewardsError if no reward differs: none is recorded, or no episode is solved.
 
     A constant other than zero does teach if episodes terminate: then it counts steps.
     """
@@ -194,7 +194,7 @@ def check_labels(windows: RewardedSteps) -> None:
 
 
 def check_varied_returns(windows: RewardedSteps) -> None:
-    """Raises UniformRewardsError if all episodes have the same return: none is better."""
+    """Raises UniformRewardsError if all episodes have the same return: none is the better one."""
     check_labels(windows)
     returns_E = _episode_returns(windows.returns, windows.lengths)
     # relative to the largest: returns are sums of float32, equal ones differ in their last bits

@@ -32,9 +32,17 @@ class MetricsLog:
         path: the file; None on all processes but one, which write nothing.
         accelerator: has the trackers.
         step: the run goes on behind it.
+        counter: the number of a line that `step` is compared with.
     """
 
-    def __init__(self, path: Path | None, accelerator: Accelerator, step: int) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        accelerator: Accelerator,
+        step: int,
+        *,
+        counter: str = "step",
+    ) -> None:
         self._accelerator = accelerator
         self._file: IO[str] | None = None
         self._path = path
@@ -42,7 +50,7 @@ class MetricsLog:
             return
         if path.exists():
             # a killed run has logged steps that its last checkpoint does not have: they come again
-            kept = [json.dumps(line) for line in _read(path) if line["step"] <= step]
+            kept = [json.dumps(line) for line in _read(path) if line[counter] <= step]
             with atomic_path(path) as temporary:
                 temporary.write_text("".join(text + "\n" for text in kept))
         self._file = open(path, "a")  # noqa: SIM115 - closed by __exit__

@@ -24,6 +24,10 @@ class ObjectiveError(UserError):
     """Objective, policy and data do not go together, or learning has diverged."""
 
 
+class NothingToImitateError(ObjectiveError):
+    """None of the data is of the kind that is imitated. Where a policy plays on, some may come."""
+
+
 class Objective(nn.Module, ABC):
     """A loss, with whatever it needs beside the policy (critics, target networks) as submodules.
 

@@ -182,6 +182,8 @@ class EMA:
 
     def update(self, module: nn.Module, step: int) -> None:
         """Moves the mean towards the module's weights after step `step` (1-based)."""
+        if not self.weights:
+            return  # all of it is frozen, and torch's means need at least one tensor
         decay = min(self.decay, (1 + step) / (10 + step))
         average = get_ema_multi_avg_fn(decay)
         average(list(self.weights.values()), [p for _, p in _trained(module)], None)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from vla.common.atomic import atomic_path, write_json
 from vla.common.versions import version_of
-from vla.config import ConfigError, dump_config, load_config, read_yaml
+from vla.config import Config, ConfigError, dump_config, load_config, read_yaml
 from vla.data.format import KeyMap
 from vla.models.checkpoint_files import stored_values
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
@@ -48,8 +48,8 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
                 "another"
             ]
         )
-    before = _flat(_with_current_names(values, config))
-    now = _flat(config.model_dump(mode="json"))
+    before = flattened(with_current_names(values, config))
+    now = flattened(config.model_dump(mode="json"))
     # what the data are is compared once they are open (`check_same_data`), not where they lie
     recorded = (out / DATA_FILE).exists()
     problems = []
@@ -88,8 +88,8 @@ def _refuse_evaluation(out: Path, values: dict[str, Any]) -> None:
     )
 
 
-def _with_current_names(values: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """The stored values under today's names, so that a renamed key is no difference."""
+def with_current_names(values: dict[str, Any], config: Config) -> dict[str, Any]:
+    """The stored values of a run's config under today's names: a renamed key is no difference."""
     policy = values.get("policy")
     try:
         if isinstance(policy, dict):
@@ -195,7 +195,7 @@ def _git(*arguments: str) -> str | None:
     return None if answer.returncode else answer.stdout.strip()
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -204,10 +204,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             set_keys = KeyMap.model_validate(value).model_dump(exclude_defaults=True)
             flat[f"{prefix}{key}"] = set_keys or None
         elif isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             numbered = {str(number): entry for number, entry in enumerate(value)}
-            flat |= _flat(numbered, f"{prefix}{key}.")
+            flat |= flattened(numbered, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -45,7 +45,7 @@ class TrainingDivergedError(UserError):
 
 
 class Trainer:
-    """Does steps: loss, gradients, clipping, the check that all is finite, optimiser, means.
+    """Does steps: loss, gradients, clipping, a check that all is finite, optimiser, running means.
 
     Args:
         state: what is trained.

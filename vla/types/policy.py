@@ -38,6 +38,11 @@ class TokenDistribution(Protocol):
     """A distribution over chunks that are N tokens each: what every token was worth, for
     objectives that weigh tokens one by one."""
 
+    @property
+    def has_exact_tokens(self) -> bool:
+        """Whether `tokens` of the first actions of a chunk that was drawn are the ids that were
+        drawn, whatever follows: they are where tokens stand action by action."""
+
     def tokens(self, actions: Tensor) -> Tensor:
         """The ids of chunks (B, T, K, A), int64 (B, T, N)."""
 

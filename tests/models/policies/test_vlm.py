@@ -27,7 +27,7 @@ from vlm_toys import SPEC
 from vla.config import ConfigError, validate
 from vla.tokenizers.base import TokenGrammar
 from vla.tokenizers.bins import BinsConfig, BinsTokenizer
-from vla.types import Batch, Observation, SpecError
+from vla.types import Batch, Observation, SpecError, TokenDistribution
 
 DECODING = ("autoregressive", "parallel")
 
@@ -223,6 +223,24 @@ def test_grammars_are_kept_and_padding_does_not_count(hub):
     values = distribution._log_probs(ids_ND)
     assert (values[:, 3:] == 0).all()
     assert (values[:, :3] < 0).all()
+
+
+@torch.no_grad()
+def test_what_tokens_were_worth_adds_up_to_the_chunk(policy):
+    batch = windows()
+    actions = policy(batch).actions
+    assert isinstance(actions, TokenDistribution)
+    assert actions.has_exact_tokens
+    mask = batch.action_mask.clone()
+    mask[0, :, 1] = False  # not executed
+    ids = actions.tokens(batch.actions)
+    log_probs = actions.token_logits(batch.actions).log_softmax(-1)
+    worth = log_probs.gather(-1, ids[..., None])[..., 0]
+    counted = actions.token_mask(batch.actions, mask)
+    torch.testing.assert_close(
+        worth.where(counted, 0.0).sum(-1), actions.log_prob(batch.actions, mask)
+    )
+    assert counted.sum() == 3 * mask.sum()
 
 
 @torch.no_grad()

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from point_env import PointConfig
+from ray_node import ray  # noqa: F401 - a fixture
 from restless import Restless, Trace
 
 from vla.config import UserError
@@ -25,23 +25,6 @@ from vla.sim_eval.rollouts.scheduler import RolloutError, rollout
 from vla.types import Observation
 
 POINT = PointConfig(image_size=48, horizon=12)
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A node of two CPUs in processes of its own, ended with the tests."""
-    library = pytest.importorskip("ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    library.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200 * 2**20,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
-    yield
-    library.shutdown()
 
 
 def _kill_an_actor() -> None:

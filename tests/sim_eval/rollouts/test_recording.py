@@ -12,12 +12,17 @@ from restless import Killer, Restless
 
 from vla.config import validate
 from vla.data import DatasetWriter, EpisodeDataset
+from vla.models.heads.categorical import CategoricalActions, CategoricalConfig
+from vla.models.policies.mlp import MLPConfig
+from vla.sim_eval.gates.base import Proposal
 from vla.sim_eval.gates.expert_error import ExpertErrorConfig
 from vla.sim_eval.gates.stuck import StuckConfig
+from vla.sim_eval.gates.uncertain import UncertainConfig
 from vla.sim_eval.rollouts.jobs import Job
 from vla.sim_eval.rollouts.scheduler import RolloutError, RolloutStats, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.sim_eval.rollouts.takeover import TakeoverConfig
+from vla.tokenizers.bins import BinsConfig
 from vla.types import Observation
 
 CONFIG = PointConfig(image_size=48, horizon=12)
@@ -164,10 +169,64 @@ def test_a_gate_of_stillness_opens_after_so_many_steps() -> None:
     gate = StuckConfig(steps=3, tolerance=0.01).build(SPEC)
     still = {"state": np.zeros(2, np.float32)}
     action = np.zeros(2, np.float32)
-    assert [gate.opens(still, action, action) for _ in range(5)] == [False] * 3 + [True] * 2
-    assert not gate.opens({"state": np.ones(2, np.float32)}, action, action)
+    unmoved = Proposal(still, action, action)
+    assert [gate.opens(unmoved) for _ in range(5)] == [False] * 3 + [True] * 2
+    assert not gate.opens(Proposal({"state": np.ones(2, np.float32)}, action, action))
 
 
 def test_gates_are_named_in_configs() -> None:
     config = validate(TakeoverConfig, {"gate": {"type": "stuck", "steps": 4}, "hold": 2})
     assert config.gate == StuckConfig(steps=4)
+
+
+def test_an_unsure_policy_asks_for_the_expert() -> None:
+    torch.manual_seed(0)
+    config = MLPConfig(
+        hidden=8, chunk=2, tokenizer=BinsConfig(num_bins=16), head=CategoricalConfig()
+    )
+    policy = config.build(SPEC).eval()
+    plain, _ = recorded(policy, jobs(), workers=0)
+    shares = {}
+    for measure, threshold in (("entropy", 0.5), ("entropy", 1.0), ("spread", 0.3)):
+        gate = UncertainConfig(measure=measure, threshold=threshold)
+        played = jobs(takeover=TakeoverConfig(gate=gate))
+        records, stats = recorded(policy, played, workers=0)
+        acted = np.concatenate([e.extras["intervention"] for e in stats.episodes.values()])
+        shares[measure, threshold] = acted.mean()
+        if threshold == 1.0:
+            assert records == plain  # looking at the policy changes nothing
+    # near-uniform tokens of an untrained policy
+    assert shares == {("entropy", 0.5): 1.0, ("entropy", 1.0): 0.0, ("spread", 0.3): 1.0}
+
+
+def test_gates_of_a_policys_own_see_the_same_after_a_kill() -> None:
+    class Unsure(Killer):
+        """Kills, and answers by a distribution whose certainty changes with what it draws."""
+
+        def act(self, observation, memory=None, choose=None):
+            actions, memory = super().act(observation, memory)
+            tokenizer = BinsConfig(num_bins=8).build(SPEC, 1)
+            scale = 6 * actions.abs().flatten(1).mean(1)
+            logits = scale[:, None, None, None] * torch.eye(8)[:2].expand(len(scale), 1, 2, 8)
+            return choose(CategoricalActions(logits, tokenizer))[:, -1], memory
+
+    gate = TakeoverConfig(gate=UncertainConfig(threshold=0.55))
+    _, alone = recorded(Unsure(SPEC, set()), jobs(takeover=gate), workers=0)
+    killer = Unsure(SPEC, {3, 8})
+    _, killed = recorded(killer, jobs(takeover=gate), workers=2)
+    assert killer.killed == killed.lost_workers == 2
+    assert_equal(alone.episodes, killed.episodes)
+    acted = np.concatenate([e.extras["intervention"] for e in alone.episodes.values()])
+    assert 0 < acted.mean() < 1
+
+
+def test_an_episode_ends_where_nothing_moves() -> None:
+    stuck = StuckConfig(steps=4, tolerance=9.0)
+    records, stats = recorded(Away(), jobs(stop_if_stuck=stuck), workers=0)
+    for record in records:
+        assert record.steps == 4
+        assert record.failure.endswith("came near")  # the simulator knows more than that
+        assert not stats.episodes[record.task, record.episode].terminated
+    moving = StuckConfig(steps=4, tolerance=0.01)
+    records, _ = recorded(Away(), jobs(stop_if_stuck=moving), workers=0)
+    assert max(record.steps for record in records) > 4

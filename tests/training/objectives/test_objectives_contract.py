@@ -17,7 +17,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from vla.config import ConfigError, UserError, load_config, registered
+from vla.config import ConfigError, UserError, load_config, lookup, registered
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.data.errors import DataError
 from vla.data.rewards import RewardConfig
@@ -26,10 +26,16 @@ from vla.models.policies.mlp import MLPConfig
 from vla.models.policy import load_policy
 from vla.training import TrainConfig, train
 from vla.training.objective import ObjectiveError
+from vla.training.online_rl.policy_gradient import PolicyGradientConfig
 from vla.types import Spec
 
 SPEC = Spec({}, ("x", "y"), ("dx", "dy"), (-1.0, -1.0), (1.0, 2.0), control_hz=10.0)
-OBJECTIVES = sorted(registered("objectives"))
+ONLINE = sorted(
+    name
+    for name in registered("objectives")
+    if issubclass(lookup("objectives", name), PolicyGradientConfig)
+)
+OBJECTIVES = sorted(set(registered("objectives")) - set(ONLINE))
 MLP: dict[str, Any] = {"type": "mlp", "hidden": 8, "depth": 1, "chunk": 2}
 BINS = {"type": "bins", "num_bins": 4}
 TRANSFORMER = {
@@ -126,6 +132,14 @@ def lines(out: Path) -> list[dict[str, float]]:
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     timed = ("seconds", "frames", "eta")
     return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in records]
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_what_learns_from_its_own_acting_names_the_command_for_it(
+    name: str, mixed: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ObjectiveError, match=r"has no column 'decision'.*use `vla online`"):
+        train(config(mixed, tmp_path / "run", {"type": name}))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

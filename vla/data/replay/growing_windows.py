@@ -111,6 +111,7 @@ class GrowingWindows(Windows):
                     )
             self._drop_oldest(len(episode))
             self._rows_of.append(self._add_frames(episode))
+            # the ring has the frames: their files would be held twice
             self._kept.append(replace(episode, images={}))
         dataset = MemoryDataset(self.spec, self._kept)
         self.dataset = cast(EpisodeDataset, dataset)

@@ -283,9 +283,7 @@ class AutoregressiveActions:
         self.head = head
         self.guidance = guidance
         self.tokenizer = head.tokenizer
-        self.offset: StatedOffset | None = None
-        if head.offset is not None:
-            self.offset = StatedOffset(head.offset, states.flatten(2))
+        self.offset = None if head.offset is None else StatedOffset(head.offset, states.flatten(2))
         # the last teacher-forced pass: its actions, places and logits
         self._last: tuple[Tensor, Places, Tensor] | None = None
 
@@ -372,8 +370,7 @@ class AutoregressiveActions:
     @property
     def continuations(self) -> Mapping[str, int]:
         """Prefix, where every action has tokens of its own, in the order of time."""
-        per_action = self.tokenizer.tokens_per_action
-        return {} if per_action is None else {"prefix": self.tokenizer.chunk}
+        return {"prefix": self.tokenizer.chunk} if self.tokenizer.tokens_per_action else {}
 
     def continued(
         self,
@@ -410,6 +407,11 @@ class AutoregressiveActions:
         """From what `base` draws (weight 0) to what these states draw (1) and beyond."""
         guidance = Guidance(base.states.flatten(0, 1), weight)
         return AutoregressiveActions(self.states, self.head, guidance)
+
+    @property
+    def has_exact_tokens(self) -> bool:
+        """See `TokenDistribution`."""
+        return self.tokenizer.tokens_per_action is not None
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""
@@ -494,6 +496,5 @@ __all__ = [
     "AutoregressiveActions",
     "AutoregressiveConfig",
     "AutoregressiveHead",
-    "Places",
     "TokenTransformerConfig",
 ]

@@ -248,6 +248,11 @@ class CategoricalActions:
         right_BTN = self.logits.argmax(-1) == self.tokens(actions)
         return self._mean(right_BTN.float(), action_mask)
 
+    @property
+    def has_exact_tokens(self) -> bool:
+        """See `TokenDistribution`."""
+        return self.tokenizer.tokens_per_action is not None
+
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T N"]:
         """The ids of the given actions."""
         return self.tokenizer.encode(actions)

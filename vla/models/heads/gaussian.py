@@ -159,7 +159,8 @@ class DiagonalGaussian(ABC):
         return density_BTK.sum(-1)
 
     def number_log_probs(self, actions: Float[Tensor, "B T K A"]) -> Float[Tensor, "B T K A"]:
-        """Log density in units of each number of the actions."""
+        """Log likelihood of each number of actions that were executed: log density in units, or
+        log probability where the range cut off what was drawn."""
         return self._log_density(actions)
 
     def number_log_stds(self) -> Float[Tensor, "B T K A"]:
@@ -233,8 +234,22 @@ class DiagonalGaussian(ABC):
 class GaussianActions(DiagonalGaussian):
     """Independent Gaussians. Samples beyond the range are cut off, as they are when executed.
 
-    Densities and entropies are those before that.
+    Densities and entropies are those before that; `number_log_probs` are those of what is executed.
     """
+
+    def number_log_probs(self, actions: Float[Tensor, "B T K A"]) -> Float[Tensor, "B T K A"]:
+        """See `DiagonalGaussian.number_log_probs`.
+
+        Source: Fujita and Maeda, 2018, "Clipped action policy gradient".
+        """
+        unit = self._unit(actions)
+        std = self.log_std.exp()
+        # All draws beyond the range are executed as its edge. The density there would hold a mean
+        # that lies beyond back, though it executes the very same.
+        above = torch.special.log_ndtr((self.mean - 1) / std)
+        below = torch.special.log_ndtr((-1 - self.mean) / std)
+        inside = self._normal(unit)
+        return torch.where(unit >= EDGE, above, torch.where(unit <= -EDGE, below, inside))
 
     def entropy(self) -> Float[Tensor, "B T"]:
         """Differential entropy (nats) of the chunk in robot units."""

@@ -26,9 +26,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vla.config import register
-from vla.models.heads.autoregressive import Places, TokenTransformerConfig
+from vla.models.heads.autoregressive import TokenTransformerConfig
 from vla.models.heads.continuous import MLP, check_temperature
 from vla.models.heads.q_values import Float32Head, counted_tokens
+from vla.models.heads.token_generation import Places
 from vla.models.layers.transformer import KeyValue
 from vla.tokenizers.base import ActionTokenizer
 from vla.tokenizers.grammar import masked_logits

@@ -58,8 +58,8 @@ class QValuesConfig(TokenTransformerConfig):
     """Learn what all ids of a place have in common apart from what each is better by (Wang et al.,
     2016)."""
     bins: int | None = Field(default=None, ge=2, le=10000)
-    """Q as a distribution over so many bins, learned by cross-entropy (Farebrother et al., 2024):
-    51 to 101. null: as a sigmoid, by its squared error."""
+    """Q as a distribution over so many bins of [0, 1], learned by cross-entropy (Farebrother et
+    al., 2024): 51 to 101. null: as a sigmoid, by its squared error."""
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> QValuesHead:
         return QValuesHead(self, tokenizer, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,6 +77,7 @@ def _of_start(config: OnlineConfig, task: Task, number: int, start: int) -> list
         record=True,
         label=config.label is not None,
         takeover=takeover,
+        stop_if_stuck=config.act.stop_if_stuck,
     )
     return [
         replace(first, episode=first.episode + draw, draw=draw)
@@ -107,12 +108,25 @@ def require_expert(env: EnvConfig) -> None:
         )
 
 
-def play_round(config: OnlineConfig, policy: Policy, number: int) -> Played:
-    """Plays round `number` with the policy as it is. Raises what `rollout` raises."""
+def play_round(
+    config: OnlineConfig,
+    policy: Policy,
+    number: int,
+    on_done: Callable[[EpisodeRecord], None] = lambda record: None,
+) -> Played:
+    """Plays round `number` with the policy as it is; `on_done` is called with each episode.
+
+    Raises what `rollout` raises.
+    """
     jobs = jobs_of_round(config, number)
     stats = RolloutStats(episodes={})
     records = rollout(
-        config.env, jobs, policy, config.act.settings(config.temperature, number), stats=stats
+        config.env,
+        jobs,
+        policy,
+        config.act.settings(config.temperature, number),
+        on_done=on_done,
+        stats=stats,
     )
     assert stats.episodes is not None
     episodes = [stats.episodes[job.task, job.episode] for job in jobs]
@@ -121,6 +135,7 @@ def play_round(config: OnlineConfig, policy: Policy, number: int) -> Played:
 
 def _numbered(episodes: Sequence[Episode], number: int) -> list[Episode]:
     """The episodes with their round, and with the number of their start as a column."""
+    # by task and seed: seeds of different tasks are drawn apart, but may coincide
     groups: dict[tuple[object, object], int] = {}
     found = []
     for episode in episodes:

@@ -10,11 +10,13 @@ from vla.config import Choice, Config, ConfigPath, PathText, RootConfig
 from vla.config.numbers import MOST_COUNT, BatchSize, Count, Seed
 from vla.control.exploration import Exploration
 from vla.data.rewards import RewardConfig
+from vla.sim_eval.gates.stuck import StuckConfig
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.takeover import TakeoverConfig
 from vla.sim_eval.workers.launchers import Launcher
 from vla.training.config import OptimConfig
 from vla.training.online_rl.policy_gradient import PolicyGradientConfig
+from vla.training.reward_learning.online import OnlineRewardConfig
 
 
 class ExploreConfig(Config):
@@ -81,6 +83,9 @@ class ActConfig(Config):
     """Where the workers run: "local" for this machine, "ray" for the cluster at `ray_address`."""
     ray_address: str = "auto"
     """host:port of a Ray cluster; "auto" finds the one of this machine."""
+    stop_if_stuck: StuckConfig | None = None
+    """End an episode, as a time limit does, where nothing has moved for so long: the late states of
+    a policy that is stuck teach nothing. null plays on."""
 
     @model_validator(mode="after")
     def _envs_have_a_place(self) -> ActConfig:
@@ -191,8 +196,8 @@ class OnlineConfig(RootConfig):
     init_from: PathText | None = None
     """Folder of a trained policy to start from."""
     critics_from: PathText | None = None
-    """Run of `vla train` or `vla online` by the same objective, whose critics go on, beside its
-    policy in `init_from`: new values would first spoil what the policy can do."""
+    """Run of `vla train` or `vla online` by the same objective, whose critics go on, with its
+    policy in `init_from`: values that know nothing would first spoil what the policy can do."""
     policy: Annotated[Any, Choice("policies")] | None = None
     """The network of a policy that starts from nothing; null with `init_from`."""
     objective: Annotated[Any, Choice("objectives")]
@@ -212,6 +217,9 @@ class OnlineConfig(RootConfig):
     """Actions of the env's expert to imitate in place of the policy's own; null for none."""
     rewards: RewardConfig = RewardConfig()
     """Which rewards and terminals are learned from."""
+    reward: OnlineRewardConfig | None = None
+    """A reward model whose rewards, and successes if it judges them, stand in place of the env's
+    own; null for those of the env. `rewards` shapes them as any others."""
     keep: Literal["round", "all"] | int = "all"
     """Episodes to learn from: those of the round, all, or the newest of so many steps."""
     prior_data: PriorData | None = None
@@ -305,14 +313,8 @@ class OnlineConfig(RootConfig):
 
 FREE_ON_RESUME = frozenset(
     (
-        "out",
-        "rounds",
-        "max_minutes",
-        "max_env_steps",
-        "keep_last",
-        "evaluate",
-        "version",
-        "act.workers",
+        *("out", "rounds", "max_minutes", "max_env_steps", "keep_last", "evaluate", "version"),
+        *("act.workers", "act.timeout", "act.launcher", "act.ray_address"),
     )
 )
 """What may differ when a run is resumed: none of it changes the rounds that were."""

@@ -10,6 +10,16 @@ from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.statistics import mcnemar_exact
 
+_HOW_EPISODES_ARE_PLAYED = {
+    "replan_every",
+    "workers",
+    "batch_size",
+    "threads",
+    "timeout",
+    "launcher",
+    "ray_address",
+}
+
 
 class Evaluations:
     """Evaluations in `out/evaluations/round-NNNN`, as `vla eval` leaves them and `vla compare`
@@ -37,7 +47,7 @@ class Evaluations:
                 "episodes_per_task": plan.episodes_per_task,
                 "seed": self._config.seed,
                 "temperature": plan.temperature,
-                **act.model_dump(exclude={"temperature", "explore"}),
+                **act.model_dump(include=_HOW_EPISODES_ARE_PLAYED),
                 "videos_per_task": 0,
                 "failure_videos": 0,
                 "out": str(self._folder / f"round-{number:04d}"),

@@ -13,6 +13,7 @@ import numpy as np
 from vla.data import Episode
 from vla.data.extras import INTERVENTION, VALID_ACTIONS
 from vla.sim_eval.rollouts.episode_recorder import EXPERT_ACTION
+from vla.sim_eval.rollouts.expert_labels import run_lengths, valid_actions
 
 WHOLE_CHUNK = 2**31 - 1
 """Of `valid_actions`, where all that follows may be learned."""
@@ -40,25 +41,10 @@ def labelled(episode: Episode, learn: Literal["all", "corrections"]) -> Episode:
     return replace(episode, actions=actions, extras=extras)
 
 
-def valid_actions(by_expert: np.ndarray) -> np.ndarray:
-    """(L,) of 1 and more: how many labels from each step on follow each other."""
-    return 1 + run_lengths(by_expert)
-
-
-def run_lengths(true: np.ndarray) -> np.ndarray:
-    """(L,): how many steps from each step on, itself included, are True in a row."""
-    lengths = np.zeros(len(true), np.int64)
-    following = 0
-    for step in reversed(range(len(true))):
-        following = following + 1 if true[step] else 0
-        lengths[step] = following
-    return lengths
-
-
 def unlabelled(episode: Episode) -> Episode:
     """A demonstration as it is, whose chunks may be learned as a whole."""
     valid_L = np.full(len(episode), WHOLE_CHUNK, np.int64)
     return replace(episode, extras={**episode.extras, VALID_ACTIONS: valid_L})
 
 
-__all__ = ["WHOLE_CHUNK", "labelled", "run_lengths", "unlabelled", "valid_actions"]
+__all__ = ["WHOLE_CHUNK", "labelled", "unlabelled"]

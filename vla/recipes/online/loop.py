@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,14 +14,18 @@ from accelerate.utils import set_seed
 
 from vla.common.atomic import write_json, write_text
 from vla.common.folder_lock import alone
+from vla.common.progress import progress_bar
 from vla.common.terminal.consoles import output_console
-from vla.config import ConfigError, UserError, check_config, dump_config, read_yaml
-from vla.data import DatasetWriter, EpisodeDataset
+from vla.config import ConfigError, UserError, check_config, dump_config
+from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.models.policy import Policy, load_policy
-from vla.recipes.online.acting import Played, jobs_of_round, play_round, require_expert
+from vla.recipes.online.acting import jobs_of_round, play_round, require_expert
 from vla.recipes.online.config import FREE_ON_RESUME, OnlineConfig
 from vla.recipes.online.evaluations import Evaluations
-from vla.recipes.online.replay import Replay, nothing_differs
+from vla.recipes.online.progress import RoundProgress
+from vla.recipes.online.replay import Replay, further_rounds_mend
+from vla.recipes.online.rewarding import LearnedRewards
+from vla.recipes.online.run_folder import open_run
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.finetuning.transfer import fit_policy
 from vla.training.identity import method_card
@@ -72,35 +77,8 @@ def online(config: OnlineConfig, *, resume: bool = False) -> OnlineResult:
     check_config(config, OnlineConfig)
     out = Path(config.out)
     with alone(out):
-        checkpoint = _open(config, resume=resume)
+        checkpoint = open_run(config, resume=resume)
         return _Run(config, checkpoint).go()
-
-
-def _open(config: OnlineConfig, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint to go on from. Raises ConfigError if `out` holds another run."""
-    out = Path(config.out)
-    stored = out / "config.yaml"
-    if not stored.exists():
-        return None
-    if not resume:
-        raise ConfigError(
-            [
-                f"out: {out} holds a run already; resume it (--resume, or resume=True) or name "
-                "another"
-            ]
-        )
-    before = read_yaml(stored)
-    now = config.model_dump(mode="json")
-    lines = []
-    for key in sorted({*before, *now} - FREE_ON_RESUME):
-        if before.get(key) != now.get(key):
-            lines.append(
-                f"{key}: is {now.get(key)!r}, the run in {out} has {before.get(key)!r}; restore it "
-                "or name another out"
-            )
-    if lines:
-        raise ConfigError(lines)
-    return newest_checkpoint(out / "checkpoints", warn=True)
 
 
 def _critics_of(run: str) -> Checkpoint:
@@ -122,6 +100,14 @@ class _Run:
         self._started = time.monotonic()
         jobs_of_round(config, 1)  # before anything is written
         self.accelerator = Accelerator(mixed_precision="no")
+        if self.accelerator.num_processes > 1:
+            raise ConfigError(
+                [
+                    f"online: acts and learns in one process, but was launched in "
+                    f"{self.accelerator.num_processes}; start it as `vla online CONFIG`, and set "
+                    "act.workers for envs that are slow"
+                ]
+            )
         torch.set_flush_denormal(True)  # moments near zero would make the CPU's arithmetic slow
         set_seed(config.seed)
         policy = self._policy(checkpoint)
@@ -130,6 +116,17 @@ class _Run:
         objective: Objective = config.objective.build(policy)
         self._check(objective)
         self.replay = Replay(config, policy, objective)
+        if checkpoint is None:
+            self._warn_of_known_starts()
+        self.reward: LearnedRewards | None = None
+        if config.reward is not None:
+            self.reward = LearnedRewards(
+                config.reward,
+                config.env.spec(),
+                out=self.out,
+                seed=config.seed,
+                device=self.accelerator.device,
+            )
         self.rounds = 0
         self.state: TrainingState | None = None
         self.env_steps = 0
@@ -176,6 +173,17 @@ class _Run:
                 "label: policy gradients learn from the policy's own actions; leave it out, or use "
                 "objective: {type: bc}"
             )
+        if gradients and config.prior_data is not None:
+            lines.append(
+                "prior_data: policy gradients learn from what the present policy did; leave it "
+                "out, or use objective: {type: filtered_bc}"
+            )
+        longest = max(task.horizon for task in config.env.suite().tasks)
+        if isinstance(config.keep, int) and config.keep < longest:
+            lines.append(
+                f"keep: {config.keep} steps do not hold one episode, which takes up to {longest}; "
+                f"keep at least {longest * config.episodes_per_round}"
+            )
         if "group" in objective.extras and config.episodes_per_start < 2:
             lines.append(
                 "episodes_per_start: the objective compares episodes of one start; set it to 8"
@@ -183,19 +191,43 @@ class _Run:
         if lines:
             raise ConfigError(lines)
 
+    def _warn_of_known_starts(self) -> None:
+        """Says so if the first round begins where episodes of the prior data did."""
+        known = self.replay.prior_seeds & {job.seed for job in jobs_of_round(self.config, 1)}
+        if known:
+            _console.print(
+                f"note: {len(known)} episodes of the first round begin where some of "
+                f"prior_data.path did, whose way the policy may know; for other starts set "
+                f"seed={self.config.seed + 1}"
+            )
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Takes up the rounds that were done."""
         card = self._policy_at_start.card["online"]
         self.rounds = int(card["rounds"])
         self.env_steps = int(card["env steps"])
+        if self.reward is not None:
+            self.reward.restore(self.rounds)
         if self.config.keep == "round":
             return
         count = self.config.episodes_per_round
         dataset = EpisodeDataset(self.out / EPISODES)
         # what a killed round has left behind these comes again, and is the same
-        for number in range(self.rounds):
+        for number in range(self._first_kept(dataset), self.rounds):
             first = number * count
             self.replay.add([dataset.episode(i) for i in range(first, first + count)])
+
+    def _first_kept(self, dataset: EpisodeDataset) -> int:
+        """The first round, from 0, of which anything is left in the replay: none before is read."""
+        keep = self.config.keep
+        count = self.config.episodes_per_round
+        lengths = dataset.episodes["length"].to_numpy()
+        number = self.rounds
+        steps = 0
+        while number > 0 and (not isinstance(keep, int) or steps < keep):
+            number -= 1
+            steps += int(lengths[number * count : (number + 1) * count].sum())
+        return number
 
     def go(self) -> OnlineResult:
         config = self.config
@@ -206,22 +238,37 @@ class _Run:
             self._begin_learning()
         evaluations = Evaluations(config, self.out)
         metrics: dict[str, float] = {}
-        step = 0 if self.state is None else self.state.step
-        with MetricsLog(self.out / "metrics.jsonl", self.accelerator, step) as log:
+        bar = progress_bar("online", console=_console, transient=True, note="")
+        # by rounds: one in which nothing could be learned has taken no step
+        path = self.out / "metrics.jsonl"
+        log = MetricsLog(path, self.accelerator, self.rounds, counter="round")
+        with bar as moves, log:
+            self.progress = RoundProgress(
+                moves,
+                first=self.rounds,
+                rounds=config.rounds,
+                episodes=config.episodes_per_round,
+            )
             if self.rounds == 0:
-                with self._deployed() as policy:
-                    evaluations.run(policy, 0)
+                self._evaluate(evaluations)
             while not self._is_over():
                 metrics = self._round(self.rounds + 1)
                 if evaluations.due(self.rounds, last=self._is_over()):
-                    with self._deployed() as policy:
-                        metrics |= evaluations.run(policy, self.rounds)
+                    metrics |= self._evaluate(evaluations)
                 assert self.state is not None
                 log.write(self.state.step, {"round": float(self.rounds), **metrics})
                 log.sync()
+                if self.reward is not None:
+                    self.reward.save_round(self.rounds, config.keep_last)
                 self.state.save(self.out / "checkpoints", keep_last=config.keep_last, scores={})
                 _console.print(self._line(metrics))
         return OnlineResult(self._finish(), self.out, self.rounds, metrics)
+
+    def _evaluate(self, evaluations: Evaluations) -> dict[str, float]:
+        if self.config.evaluate is not None:
+            self.progress.evaluating(self.rounds)
+        with self._deployed() as policy:
+            return evaluations.run(policy, self.rounds)
 
     def _deployed(self) -> AbstractContextManager[Policy]:
         if self.state is None:
@@ -257,8 +304,12 @@ class _Run:
         config = self.config
         started = time.monotonic()
         with self._deployed() as policy:
-            played = play_round(config, policy, number)
+            played = play_round(config, policy, number, self.progress.acting(number))
         acted = time.monotonic()
+        rewarded: dict[str, float] = {}
+        if self.reward is not None:
+            episodes, rewarded = self.reward.round(played.episodes, number)
+            played = replace(played, episodes=episodes)
         self.replay.add(played.episodes)
         if self.state is None:
             fit_policy(self._policy_at_start, {"": self.replay.windows})
@@ -266,13 +317,14 @@ class _Run:
         labelled = time.monotonic()
         learned = self._learn(number)
         done = time.monotonic()
-        self._keep(played, number)
+        self._keep(played.episodes, number)
         self.rounds = number
         self.env_steps += sum(record.steps for record in played.records)
         self._note()
         return {
             **played.numbers(),
             "env_steps": float(self.env_steps),
+            **rewarded,
             **learned,
             "seconds/act": acted - started,
             "seconds/label": labelled - acted,
@@ -288,21 +340,22 @@ class _Run:
         try:
             self.replay.begin_round(policy)
         except UserError as error:
-            # without any success yet, values have nothing to tell apart: what comes may bring it
-            if not nothing_differs(error) or (number == self.config.rounds and not self.state.step):
+            if not further_rounds_mend(error):
                 raise
-            policy.train(training)
+            _console.print(f"round {number}: nothing is learned yet: {error}")
             return {"updates": 0.0}
-        policy.train(training and not objective.acts_in_eval_mode)
+        finally:
+            policy.train(training and not objective.acts_in_eval_mode)
         steps = self.replay.updates()
         mean = Mean()
         self.trainer.watch.start()
-        for batches in self.replay.batches(number, steps):
+        for done, batches in enumerate(self.replay.batches(number, steps)):
+            self.progress.learning(number, done, steps)
             mean.add(self.trainer.step(self.state.step + 1, batches))
             self.trainer.watch.start()
         return {**mean.take(), "updates": float(steps)}
 
-    def _keep(self, played: Played, number: int) -> None:
+    def _keep(self, episodes: Sequence[Episode], number: int) -> None:
         """Writes the episodes of a round, unless a killed round has done so already."""
         if not self.config.save_episodes:
             return
@@ -319,7 +372,7 @@ class _Run:
             resume=folder.exists(),
         ) as writer:
             done = writer.num_episodes - (number - 1) * count
-            writer.add_episodes(played.episodes[done:])
+            writer.add_episodes(list(episodes[done:]))
 
     def _note(self) -> None:
         """Notes in the policy's card how far the run is: what a checkpoint is resumed by."""
@@ -345,6 +398,8 @@ class _Run:
             # no round was asked for or done: the policy as it came
             self._begin_learning()
         assert self.state is not None
+        if self.reward is not None:
+            self.reward.save()
         return self.state.finish(self.out / "policy")
 
     def _is_over(self) -> bool:
@@ -361,10 +416,11 @@ class _Run:
             f"round {self.rounds} of {self.config.rounds}",
             f"played {metrics['played/success']:.0%} solved, return {metrics['played/return']:.3g}",
             f"{self.env_steps} env steps",
-            f"loss {metrics['loss']:.4g}"
-            if metrics["updates"]
-            else "not learned: all that was played came to the same",
         ]
+        if "loss" in metrics:
+            parts.append(f"loss {metrics['loss']:.4g}")
+        if metrics.get("teaches") == 0:
+            parts.append("every episode came to the same, so the policy stays as it is")
         if "evaluation/success" in metrics:
             parts.append(f"evaluated {metrics['evaluation/success']:.0%}")
             if "evaluation/p_value" in metrics:

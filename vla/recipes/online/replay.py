@@ -5,6 +5,7 @@ N: windows, B: windows of a step.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +23,7 @@ from vla.models.policy import Policy
 from vla.models.transfer.cameras import cameras_of
 from vla.recipes.online.config import OnlineConfig
 from vla.recipes.online.labels import labelled, unlabelled
-from vla.training.objective import Objective, ObjectiveError
+from vla.training.objective import NothingToImitateError, Objective
 from vla.training.run_data.windows import at_size_seen, sizes_seen
 from vla.training.seeding import seed_of
 
@@ -35,6 +36,9 @@ class Replay:
         policy: whose cameras, image sizes, history and chunk windows have.
         objective: whose next steps, discount and columns they have.
 
+    Attributes:
+        prior_seeds: of the prior data's episodes, as far as they say.
+
     Raises DataError or ConfigError if prior data cannot be read or are another robot's.
     """
 
@@ -44,7 +48,9 @@ class Replay:
         self._policy = policy
         self._extras = list(objective.extras)
         self.windows = self._empty()
+        self._weights_N = np.empty(0)
         self.prior: Windows | None = None
+        self.prior_seeds: set[int] = set()
         self._added = 0  # steps of the newest round
         if config.prior_data is not None:
             self._open_prior(config.prior_data.path, config.prior_data.share)
@@ -73,6 +79,8 @@ class Replay:
 
     def _open_prior(self, path: Path, share: float | None) -> None:
         dataset = EpisodeDataset(path)
+        infos = [json.loads(text) for text in dataset.episodes["info"]]
+        self.prior_seeds = {info["seed"] for info in infos if isinstance(info.get("seed"), int)}
         lines = self._policy.spec.differences(dataset.spec)
         if lines:
             raise ConfigError([f"prior_data.path: {path}: {line}" for line in lines])
@@ -86,6 +94,7 @@ class Replay:
             next_step=self.objective.next_step,
             discount=self.objective.discount,
             rewards=self.config.rewards,
+            extras=self._extras,
             cameras=self.windows.cameras,
         )
 
@@ -94,6 +103,7 @@ class Replay:
         others go."""
         if self.config.keep == "round":
             self.windows = self._empty()
+        # columns that nobody reads would only cost memory
         wanted = [*self._extras]
         if self.config.label is not None:
             wanted.append(VALID_ACTIONS)
@@ -111,7 +121,7 @@ class Replay:
     def begin_round(self, policy: Policy) -> None:
         """Lets the objective look at what there is.
 
-        Raises ObjectiveError or DataError; `nothing_differs` tells those that further rounds mend.
+        Raises ObjectiveError or DataError; `further_rounds_mend` tells which may be waited out.
         """
         if self.prior is None:
             self.objective.fit(self.windows)
@@ -121,6 +131,7 @@ class Replay:
             with suppress(UniformRewardsError):
                 self.objective.check_replayed(self.windows)
         self.windows.columns = self.objective.begin_round(policy, self.windows)
+        self._weights_N = self._weights()
 
     def updates(self) -> int:
         """Optimiser steps of the present round."""
@@ -129,7 +140,7 @@ class Replay:
         if self.config.updates_per_step is not None:
             return max(1, round(self.config.updates_per_step * self._added))
         assert self.config.epochs is not None
-        wanted = int(np.count_nonzero(self._weights() > 0))
+        wanted = int(np.count_nonzero(self._weights_N > 0))
         return max(1, round(self.config.epochs * wanted / self.config.batch_size))
 
     def batches(self, number: int, steps: int) -> Iterator[list[RobotBatch]]:
@@ -137,7 +148,7 @@ class Replay:
         share = 0.0 if self.config.prior_data is None else (self.config.prior_data.share or 0.0)
         of_prior = round(share * self.config.batch_size)
         own = _orders(
-            self._weights(),
+            self._weights_N,
             self.config.batch_size - of_prior,
             seed_of(self.config.seed, number, 1),
         )
@@ -153,7 +164,7 @@ class Replay:
             yield found
 
     def _weights(self) -> np.ndarray:
-        """How often each window is drawn, (N,). Raises ObjectiveError if none is."""
+        """How often each window is drawn, (N,). Raises NothingToImitateError if none is."""
         weights = np.ones(len(self.windows))
         if self.config.episode_balance:
             weights = episode_balanced_weights(self.windows)
@@ -164,19 +175,18 @@ class Replay:
         if valid is not None:
             weights = weights * (valid > 0)
         if not weights.any():
-            raise ObjectiveError(
+            raise NothingToImitateError(
                 "objective: there is nothing to learn from in what was played: no step is drawn by "
                 "the objective and the labels; play more episodes, or lower the gate's threshold"
             )
         return weights
 
 
-def nothing_differs(error: UserError) -> bool:
-    """Whether an error says that all that was played came to the same, as before a first success:
-    the next rounds may bring what is better."""
-    return isinstance(error, UniformRewardsError) or isinstance(
-        error.__cause__, UniformRewardsError
-    )
+def further_rounds_mend(error: UserError) -> bool:
+    """Whether an error says that what was played so far teaches nothing, as before a first success
+    or where no gate has opened: the next rounds may bring it."""
+    kinds = (UniformRewardsError, NothingToImitateError)
+    return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
 
 
 def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
@@ -188,6 +198,7 @@ def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         shares = weights[drawn] / weights[drawn].sum()
         while True:
             yield rng.choice(drawn, size, p=shares)
+    # a batch may reach into the next pass, as those of `WindowSampler` do
     waiting = np.empty(0, np.int64)
     while True:
         while len(waiting) < size:
@@ -196,4 +207,4 @@ def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         waiting = waiting[size:]
 
 
-__all__ = ["Replay", "nothing_differs"]
+__all__ = ["Replay", "further_rounds_mend"]

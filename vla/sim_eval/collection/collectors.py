@@ -20,7 +20,10 @@ from vla.data.episode import Scalar
 from vla.export.runtime import is_exported, load
 from vla.sim_eval.collection.detours import Detours, DetoursConfig
 from vla.sim_eval.env import EnvConfig, SimEnv
+from vla.sim_eval.gates.base import Proposal
+from vla.sim_eval.rollouts.expert_labels import expert_label
 from vla.sim_eval.rollouts.settings import RolloutSettings
+from vla.sim_eval.rollouts.takeover import Takeover, TakeoverConfig
 from vla.types import Actor
 
 
@@ -36,6 +39,8 @@ class PolicyBehaviour(Config):
     """0 for the policy's most likely actions, 1 for samples."""
     replan_every: int = Field(default=1, ge=1)
     """Steps of a chunk that are executed before the policy is asked again."""
+    takeover: TakeoverConfig | None = None
+    """When the expert acts in the policy's place; null for never."""
 
 
 class HalvesConfig(Config):
@@ -83,6 +88,11 @@ class BehavioursConfig(Config):
         return [key for key, share in shares.items() if share]
 
     @property
+    def corrects(self) -> bool:
+        """Whether the expert takes over from a policy in some episode."""
+        return any(policy.takeover is not None for policy in self.policies)
+
+    @property
     def expert_alone(self) -> bool:
         halves = self.halves.first or self.halves.second
         others = self.mistaken or halves or self.policies
@@ -95,11 +105,13 @@ class Behaviour(Protocol):
     Attributes:
         disturbed: whether noise comes between its actions and the robot.
         acted: the instruction that it acts out, if that is not the recorded one; else "".
+        by_expert: whether the last action was one of the env's expert.
         info: what is recorded of it with the episode.
     """
 
     disturbed: bool
     acted: str
+    by_expert: bool
 
     @property
     def info(self) -> dict[str, Scalar]: ...
@@ -107,11 +119,15 @@ class Behaviour(Protocol):
     def act(self, observation: dict[str, Any], reward: float, instruction: str) -> np.ndarray:
         """The action (A,); `reward` followed the last one, `instruction` is asked for now."""
 
+    def close(self) -> None:
+        """Called at the end of the episode."""
+
 
 class ExpertBehaviour:
     """The env's expert; `acted` is the instruction that it acts out, if not the recorded one."""
 
     disturbed = True
+    by_expert = True
 
     def __init__(self, env: SimEnv, name: str = "expert", acted: str = "") -> None:
         self._env = env
@@ -123,19 +139,32 @@ class ExpertBehaviour:
     def act(self, observation: dict[str, Any], reward: float, instruction: str) -> np.ndarray:
         return self._env.expert_action()
 
+    def close(self) -> None:
+        """See `Behaviour.close`: nothing is left to do."""
+
 
 class PolicyInEpisode:
-    """A policy in one episode: what it remembers, the rest of its chunk, and its random numbers."""
+    """A policy in one episode: what it remembers, the rest of its chunk, its random numbers, and
+    who corrects it."""
 
     disturbed = False
     acted = ""
 
-    def __init__(self, config: PolicyBehaviour, policy: BatchedPolicy, seed: int) -> None:
+    def __init__(
+        self, config: PolicyBehaviour, policy: BatchedPolicy, env: SimEnv, seed: int
+    ) -> None:
         self._policy = policy
+        self._env = env
         self._state = EpisodeState()
         # of the episode alone, so that a sampling policy draws the same in whatever worker it runs
         self._rng = np.random.default_rng((seed, 4))
         self._chunk: list[np.ndarray] = []
+        self._executed: list[np.ndarray] = []
+        self._takeover: Takeover | None = None
+        if config.takeover is not None:
+            self._takeover = Takeover(config.takeover, env, seed)
+            self._state.measure = config.takeover.policy_measure
+        self.by_expert = False
         self.info: dict[str, Scalar] = {
             "behaviour": "policy",
             "policy": str(config.path),
@@ -146,17 +175,39 @@ class PolicyInEpisode:
         self._state.instruction = instruction
         self._state.reward += reward
         if not self._chunk:
-            self._state.robot_state = np.asarray(observation["state"], dtype=np.float32)
-            # a batch of one: how sums are rounded depends on the size of a batch
-            images = {}
-            for camera, image in observation["images"].items():
-                images[camera] = image[None]
-            seed = int(self._rng.integers(2**62))
-            with inference(self._policy.actor, threads=1):  # it is one of many workers
-                (chunk,) = self._policy.act([self._state], images, seed=seed)
-            self._chunk = list(chunk)
-            self._state.reward = 0.0
-        return self._chunk.pop(0)
+            self._choose(observation)
+        action = self._chunk.pop(0)
+        self.by_expert = False
+        if self._takeover is not None:
+            expert = expert_label(self._env)
+            proposal = Proposal(observation, action, expert, self._state.uncertainty)
+            self.by_expert = self._takeover.expert_acts(proposal)
+            if self.by_expert:
+                action = expert
+                self._chunk = []  # it looks again once the expert has acted
+            self._executed.append(action)
+        return action
+
+    def _choose(self, observation: dict[str, Any]) -> None:
+        """Asks the policy for its next chunk."""
+        if self._executed:
+            self._policy.tell_executed(self._state, np.stack(self._executed))
+            self._executed = []
+        self._state.robot_state = np.asarray(observation["state"], dtype=np.float32)
+        # a batch of one: how sums are rounded depends on the size of a batch
+        images = {}
+        for camera, image in observation["images"].items():
+            images[camera] = image[None]
+        seed = int(self._rng.integers(2**62))
+        with inference(self._policy.actor, threads=1):  # it is one of many workers
+            (chunk,) = self._policy.act([self._state], images, seed=seed)
+        self._chunk = list(chunk)
+        self._state.reward = 0.0
+
+    def close(self) -> None:
+        """See `Behaviour.close`."""
+        if self._takeover is not None:
+            self._takeover.close()
 
 
 class Behaviours:
@@ -189,7 +240,7 @@ class Behaviours:
         for number, policy in enumerate(self.config.policies):
             drawn -= policy.share
             if drawn < 0:
-                return PolicyInEpisode(policy, self._policy(number), seed)
+                return PolicyInEpisode(policy, self._policy(number), env, seed)
         detours = self.config.detours
         # drawn for this alone: without detours the stream is that of a config without the key
         if detours is not None and rng.random() < detours.share:

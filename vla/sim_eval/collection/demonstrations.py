@@ -5,6 +5,7 @@ An episode is a pure function of the config and of its task and number.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from vla.config import Choice, ConfigPath, RootConfig, UserError
 from vla.config.numbers import Seed
 from vla.data import Episode, VideoConfig
 from vla.data.episode import Scalar
+from vla.data.extras import INTERVENTION, VALID_ACTIONS
 from vla.sim_eval.collection.collectors import Behaviour, Behaviours, BehavioursConfig
 from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import SimEnv, Task
+from vla.sim_eval.gates.stuck import StuckConfig
 from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder
+from vla.sim_eval.rollouts.expert_labels import expert_label, valid_actions
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.sim_eval.workers.launchers import Launcher
 
@@ -46,7 +50,9 @@ class CollectConfig(RootConfig):
     """What acts in place of the expert, for data of mixed quality."""
     actions: Literal["expert", "executed"] = "expert"
     """What is recorded: the expert's clean action (imitation), or what was executed (offline RL,
-    whose rewards must belong to the actions)."""
+    whose rewards must belong to the actions). Where a policy of `behaviours` acts, `expert` is what
+    the expert would do in its state (DAgger); the column `valid_actions` then says how far the
+    labels of a chunk follow each other."""
     only_successes: bool = True
     """Leave out episodes that never succeed, and try again from another start."""
     max_tries: int = Field(default=10, ge=1)
@@ -54,6 +60,9 @@ class CollectConfig(RootConfig):
     after_success_steps: int = Field(default=0, ge=0)
     """Steps to keep after the first success. Evaluation ends there, so none are needed to
     imitate."""
+    stop_if_stuck: StuckConfig | None = None
+    """End an episode, as a time limit does, where nothing has moved for so long: the late states of
+    a policy that is stuck are worth nothing. null plays on."""
     paraphrases: Literal["primary", "all"] = "primary"
     """Instruct each episode by the task's primary text, or by one drawn from all its texts."""
     video: VideoConfig | None = None
@@ -76,7 +85,18 @@ class CollectConfig(RootConfig):
             raise ValueError(
                 f"behaviours.{failing[0]}: needs only_successes: false, for such episodes fail"
             )
+        watched = any(p.takeover and p.takeover.needs_person for p in self.behaviours.policies)
+        if watched and (self.workers != 1 or self.launcher != "local"):
+            raise ValueError(
+                "workers: a person watches one episode at a time, in this process; set workers=1 "
+                "and launcher=local"
+            )
         return self
+
+    @property
+    def labels_policies(self) -> bool:
+        """Whether the expert's answers are recorded in the states that policies visit."""
+        return self.actions == "expert" and bool(self.behaviours.policies)
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,8 @@ class Demonstrator:
             seed = episode_seed("collect", self.config.seed, task, job.episode, attempt)
             try:
                 episode, failure = demonstrate(env, self.config, seed, self._behaviours)
+            except UserError as error:
+                raise CollectError(f"seed {seed}: {error}") from error
             except Exception as error:
                 raise CollectError(
                     f"seed {seed}: the env or who acts in it raised {type(error).__name__}: {error}"
@@ -156,52 +178,128 @@ def demonstrate(
     # the env draws its start from (seed): with a stream of its own, noise does not change the start
     rng = np.random.default_rng((seed, 1))
     noise = Noise(config.noise, env.robot_spec, rng)
-    observation, info = env.reset(seed=seed)
+    start = env.reset(seed=seed)
+    # who acts may hold the terminal, which is given back also if the env raises
+    with contextlib.closing(behaviours.begin(env, seed)) as behaviour:
+        played = _play(env, config, behaviour, noise, start)
+    instructions = played.steps.recorder.instructions
+    # paraphrases say the instruction of the whole episode: a part of it keeps its own words
+    if config.paraphrases == "all" and len(set(instructions)) == 1:
+        texts = (instructions[-1], *env.paraphrases())
+        instructions = [texts[rng.integers(len(texts))]] * len(instructions)
+    facts = _info(env, config, seed, noise, behaviour)
+    if played.achieved and played.failure:
+        # hindsight labels: what failed at this has solved something else
+        facts["achieved"] = json.dumps(played.achieved)
+    episode = played.steps.episode(
+        terminated=played.terminated, info=facts, instructions=instructions
+    )
+    return episode, played.failure
+
+
+@dataclass(frozen=True)
+class _Played:
+    """What came of an episode.
+
+    Attributes:
+        steps: what was recorded.
+        achieved: instruction -> the step after which it was first fulfilled.
+        terminated: whether it has truly ended; a time limit is no terminal: values go on behind it.
+        failure: empty if the task was solved.
+    """
+
+    steps: _Steps
+    achieved: dict[str, int]
+    terminated: bool
+    failure: str
+
+
+def _play(
+    env: SimEnv,
+    config: CollectConfig,
+    behaviour: Behaviour,
+    noise: Noise,
+    start: tuple[dict[str, Any], dict[str, Any]],
+) -> _Played:
+    """Plays the episode that `start`, the env's reset, has begun."""
+    observation, info = start
     instruction = str(info["instruction"])
-    behaviour = behaviours.begin(env, seed)
     if behaviour.info["behaviour"] == "second half":
         observation = env.observe()  # the first goal has been met since the reset
     achieved = _Achieved(env, watch=not config.only_successes)
-    steps = EpisodeRecorder(list(env.robot_spec.cameras))
+    steps = _Steps(config, env)
+    stillness = None
+    if config.stop_if_stuck is not None:
+        stillness = config.stop_if_stuck.build(env.robot_spec)
+        stillness.still(observation)
     ends_at_success = env.task.ends_at_success
     left = config.after_success_steps  # counted down from the first success on
     reward = 0.0
-    solved = terminated = gave_up = over = False
+    solved = terminated = gave_up = stuck = over = False
     while not over:
         # a step's info need not repeat the instruction
         instruction = str(info.get("instruction", instruction))
-        steps.add_observation(observation, instruction)
+        steps.recorder.add_observation(observation, instruction)
         clean = behaviour.act(observation, reward, instruction)
+        steps.ask_expert(clean, behaviour)
         executed = noise.disturb(clean) if behaviour.disturbed else clean
         observation, env_reward, terminated, truncated, info = env.step(executed)
         reward = float(env_reward)
         success = bool(info["success"])
-        steps.add_action(clean if config.actions == "expert" else executed, reward, success)
-        achieved.look(len(steps) - 1)
+        steps.add(executed, reward, success, behaviour)
+        achieved.look(len(steps.recorder) - 1)
         solved = solved or success
         # a mistaken expert that has done what it understood ends the task: a true end, and a
         # failure
         gave_up = behaviour.acted in achieved.first
         finished = solved and ends_at_success and left == 0
-        over = terminated or truncated or gave_up or finished
+        stuck = stillness is not None and stillness.still(observation)
+        over = terminated or truncated or gave_up or finished or stuck
         if solved:
             left -= 1
-    instructions = steps.instructions
-    # paraphrases say the instruction of the whole episode: a part of it keeps its own words
-    if config.paraphrases == "all" and len(set(instructions)) == 1:
-        texts = (instruction, *env.paraphrases())
-        instructions = [texts[rng.integers(len(texts))]] * len(instructions)
-    facts = _info(env, config, seed, noise, behaviour)
-    if achieved.first and not solved:
-        # hindsight labels: what failed at this has solved something else
-        facts["achieved"] = json.dumps(achieved.first)
-    episode = steps.episode(
-        # a time limit is no terminal: values go on behind it
-        terminated=bool(terminated or gave_up or (solved and ends_at_success)),
-        info=facts,
-        instructions=instructions,
-    )
-    return episode, "" if solved else str(info.get("failure") or "time limit")
+    failure = ""
+    if not solved:
+        failure = str(info.get("failure") or ("stuck" if stuck else "time limit"))
+    truly_over = terminated or gave_up or (solved and ends_at_success)
+    return _Played(steps, achieved.first, bool(truly_over), failure)
+
+
+class _Steps:
+    """What is recorded of an episode's steps, and what the expert would have done in them."""
+
+    def __init__(self, config: CollectConfig, env: SimEnv) -> None:
+        self.recorder = EpisodeRecorder(list(env.robot_spec.cameras))
+        self._config = config
+        self._env = env
+        self._label = np.empty(0)
+        self._followed: list[bool] = []
+
+    def ask_expert(self, clean: np.ndarray, behaviour: Behaviour) -> None:
+        """Called before the step is executed, for the expert answers the present state.
+
+        Args:
+            clean: what the behaviour does, before it is disturbed.
+        """
+        self._label = clean
+        if self._config.labels_policies and not behaviour.by_expert:
+            self._label = expert_label(self._env)
+
+    def add(self, executed: np.ndarray, reward: float, success: bool, behaviour: Behaviour) -> None:
+        """The step that was executed, and what it brought."""
+        extras = {}
+        if self._config.labels_policies or self._config.behaviours.corrects:
+            extras[INTERVENTION] = behaviour.by_expert
+        self._followed.append(bool(np.array_equal(self._label, executed)))
+        action = executed if self._config.actions == "executed" else self._label
+        self.recorder.add_action(action, reward, success, **extras)
+
+    def episode(
+        self, *, terminated: bool, info: dict[str, Scalar], instructions: list[str]
+    ) -> Episode:
+        """See `EpisodeRecorder.episode`."""
+        if self._config.labels_policies:
+            self.recorder.extras[VALID_ACTIONS] = list(valid_actions(np.array(self._followed)))
+        return self.recorder.episode(terminated=terminated, info=info, instructions=instructions)
 
 
 def _info(

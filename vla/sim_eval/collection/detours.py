@@ -65,6 +65,7 @@ class Detours:
 
     disturbed = True
     acted = ""
+    by_expert = True
 
     def __init__(self, config: DetoursConfig, env: SimEnv, rng: np.random.Generator) -> None:
         self.config = config
@@ -95,6 +96,9 @@ class Detours:
             self._steps_left -= 1
         self._step += 1
         return self._env.expert_action()
+
+    def close(self) -> None:
+        """See `Behaviour.close`: nothing is left to do."""
 
     def _begin(self) -> int | None:
         """Starts a detour or ends one; how many steps that lasts, None for the whole rest."""

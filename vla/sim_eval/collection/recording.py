@@ -21,6 +21,7 @@ from vla.common.progress import progress_bar
 from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, check_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset
+from vla.data.extras import VALID_ACTIONS
 from vla.sim_eval.collection.collectors import Behaviours
 from vla.sim_eval.collection.demonstrations import (
     CollectConfig,
@@ -65,6 +66,7 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
     what = _what_is_made(config)
     if resume:
         _check_same(config.out, what)
+        _check_labels(config)
     with DatasetWriter(
         config.out,
         env.spec(),
@@ -202,6 +204,9 @@ def _what_is_made(config: CollectConfig) -> dict[str, Any]:
             del what["behaviours"]["detours"]
         if not any(what["behaviours"]["halves"].values()):
             del what["behaviours"]["halves"]
+        for policy in what["behaviours"]["policies"]:
+            if policy["takeover"] is None:
+                del policy["takeover"]
     return what
 
 
@@ -224,6 +229,20 @@ def _check_same(out: Path, what: dict[str, Any]) -> None:
             )
     if lines:
         raise ConfigError(lines)
+
+
+def _check_labels(config: CollectConfig) -> None:
+    """Raises ConfigError if what policies did was recorded in `out` in place of labels."""
+    if not config.labels_policies or not (config.out / "meta" / "info.json").exists():
+        return
+    dataset = EpisodeDataset(config.out)
+    if len(dataset) and VALID_ACTIONS not in dataset.columns.extras:
+        raise ConfigError(
+            [
+                f"actions: {config.out} holds the policies' own actions, from a version that "
+                "recorded them for 'expert'; choose another out"
+            ]
+        )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,13 +5,13 @@ A: action dimensions.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from vla.config import register
-from vla.sim_eval.gates.base import Gate, GateConfig
+from vla.sim_eval.gates.base import Gate, GateConfig, Proposal
 from vla.types import Spec
 
 
@@ -35,8 +35,8 @@ class ExpertErrorGate(Gate):
         self.threshold = threshold
         self.half_A = (np.asarray(spec.action_high) - np.asarray(spec.action_low)) / 2
 
-    def opens(self, observation: dict[str, Any], action: np.ndarray, expert: np.ndarray) -> bool:
-        error_A = np.abs(action - expert) / self.half_A
+    def opens(self, proposal: Proposal) -> bool:
+        error_A = np.abs(proposal.action - proposal.expert) / self.half_A
         return bool(error_A.mean() > self.threshold)
 
 

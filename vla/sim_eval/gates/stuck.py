@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from vla.config import register
-from vla.sim_eval.gates.base import Gate, GateConfig
+from vla.sim_eval.gates.base import Gate, GateConfig, Proposal
 from vla.types import Spec
 
 
@@ -29,13 +29,17 @@ class StuckConfig(GateConfig):
 
 
 class StuckGate(Gate):
-    """See `StuckConfig`."""
+    """See `StuckConfig`; it also ends episodes (`Job.stop_if_stuck`)."""
 
     def __init__(self, steps: int, tolerance: float) -> None:
         self.tolerance = tolerance
         self._states: deque[np.ndarray] = deque(maxlen=steps + 1)
 
-    def opens(self, observation: dict[str, Any], action: np.ndarray, expert: np.ndarray) -> bool:
+    def opens(self, proposal: Proposal) -> bool:
+        return self.still(proposal.observation)
+
+    def still(self, observation: dict[str, Any]) -> bool:
+        """Whether nothing has moved up to this observation. Called once a step."""
         self._states.append(np.asarray(observation["state"], dtype=np.float32))
         if len(self._states) < (self._states.maxlen or 0):
             return False

@@ -18,10 +18,12 @@ from vla.config import UserError
 from vla.data import Episode
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.env_contract import EnvError
+from vla.sim_eval.gates.base import Proposal
 from vla.sim_eval.rollouts.env_checks import check_images
 from vla.sim_eval.rollouts.episode_player import EpisodePlayer
 from vla.sim_eval.rollouts.episode_recorder import DECISION, EXPERT_ACTION, INTERVENTION
-from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
+from vla.sim_eval.rollouts.expert_labels import expert_label
+from vla.sim_eval.rollouts.jobs import Decision, EpisodeRecord, Job
 from vla.sim_eval.rollouts.takeover import Takeover
 
 
@@ -30,21 +32,21 @@ class Start:
     """An episode begins.
 
     Attributes:
-        past: float32 (n, A) each, what the policy chose so far, to be played at once: it leads an
-            episode whose worker was lost to where it was.
+        past: what the policy chose so far, to be played at once: it leads an episode whose worker
+            was lost to where it was.
     """
 
     slot: int
     job: Job
-    past: tuple[np.ndarray, ...] = ()
+    past: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True)
 class Act:
-    """actions: float32 (n, A), executed one after the other until the episode ends."""
+    """The policy has chosen; its actions are executed until the episode ends."""
 
     slot: int
-    actions: np.ndarray
+    decision: Decision
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class EnvHost:
         try:
             if isinstance(command, Start):
                 return self._start(command)
-            return self._act(command.slot, command.actions)
+            return self._act(command.slot, command.decision)
         except EnvError as error:
             reason = f"the env breaks its contract (check_env looks for more)\n{error}"
             return Failed(command.slot, reason)
@@ -124,12 +126,13 @@ class EnvHost:
         if job.driver != "policy":
             return self._play_baseline(slot, player)
         self._players[slot] = player
+        self._end_takeover(slot)  # of an episode that a lost worker's has replaced
         if job.takeover is not None:
             self._takeovers[slot] = Takeover(job.takeover, env, job.seed)
         # If the episode is filmed, every step is drawn again: the frames were lost with the worker.
         answer: Answer = self._ready(slot, player)
-        for actions in command.past:
-            answer = self._act(slot, actions, look=player.filmed)
+        for decision in command.past:
+            answer = self._act(slot, decision, look=player.filmed)
         return answer
 
     def _env_for(self, slot: int, task: str) -> SimEnv:
@@ -157,7 +160,7 @@ class EnvHost:
             player.step(action, look=False, **extras)
         return self._done(slot, player)
 
-    def _act(self, slot: int, actions: np.ndarray, *, look: bool = False) -> Answer:
+    def _act(self, slot: int, decision: Decision, *, look: bool = False) -> Answer:
         """Executes a chunk of actions, or less if the episode ends in it or the expert takes over.
 
         Args:
@@ -167,10 +170,11 @@ class EnvHost:
         first = player.steps
         reward = 0.0
         executed = []
-        for i, chosen in enumerate(actions):
-            action, by_expert, extras = self._chosen(slot, player, chosen)
+        for i, chosen in enumerate(decision.actions):
+            proposed = Decision(chosen, decision.uncertainty)
+            action, by_expert, extras = self._chosen(slot, player, proposed)
             # the rest of a chunk is dropped where the expert acts: the policy looks again
-            last = by_expert or i == len(actions) - 1
+            last = by_expert or i == len(decision.actions) - 1
             player.step(action, look=look or last, **extras)
             executed.append(action)
             reward += player.reward
@@ -178,51 +182,39 @@ class EnvHost:
                 player.recorder.count_decision(first)
             if player.over:
                 del self._players[slot]
-                self._takeovers.pop(slot, None)
+                self._end_takeover(slot)
                 return self._done(slot, player)
             if last:
                 break
-        carried_out = np.asarray(executed) if player.job.takeover is not None else None
-        return self._ready(slot, player, reward, carried_out)
+        # the policy remembers what it chose; only where an expert may act is that another thing
+        corrected = np.asarray(executed) if player.job.takeover is not None else None
+        return self._ready(slot, player, reward, corrected)
 
     def _chosen(
-        self, slot: int, player: EpisodePlayer, chosen: np.ndarray
+        self, slot: int, player: EpisodePlayer, proposed: Decision
     ) -> tuple[np.ndarray, bool, dict[str, Any]]:
-        """The action of this step, whether it is the expert's, and what is recorded of it."""
+        """The action of this step, whether it is the expert's, and what is recorded of it.
+
+        Args:
+            proposed: by the policy, one action (A,).
+        """
         extras: dict[str, Any] = {DECISION: 0}
         if not player.job.asks_expert:
-            return chosen, False, extras
-        expert = self._expert_action(player)
-        takeover = self._takeovers.get(slot)
-        by_expert = takeover is not None and takeover.expert_acts(
-            player.observation, chosen, expert
-        )
+            return proposed.actions, False, extras
+        expert = expert_label(player.env)
+        by_expert = False
+        if slot in self._takeovers:
+            proposal = Proposal(player.observation, proposed.actions, expert, proposed.uncertainty)
+            by_expert = self._takeovers[slot].expert_acts(proposal)
         extras |= {EXPERT_ACTION: expert, INTERVENTION: by_expert}
-        return expert if by_expert else chosen, by_expert, extras
-
-    def _expert_action(self, player: EpisodePlayer) -> np.ndarray:
-        """What the expert would do now, float32 (A,), within the spec's bounds."""
-        spec = player.env.robot_spec
-        if player.env.expert_has_memory:
-            raise UserError(
-                f"task {player.job.task!r}: its expert depends on its own past, and cannot correct "
-                "a policy; choose other tasks, or record without labels"
-            )
-        try:
-            action = player.env.expert_action()
-        except RuntimeError as error:
-            raise UserError(
-                f"task {player.job.task!r}: its expert cannot act ({error}); choose an env with an "
-                "expert, or record without labels"
-            ) from error
-        return np.clip(action, spec.action_low, spec.action_high).astype(np.float32)
+        return expert if by_expert else proposed.actions, by_expert, extras
 
     def _labels(self, player: EpisodePlayer, action: np.ndarray, *, driver: str) -> dict[str, Any]:
         """What is recorded of a baseline's step beside it."""
         if not player.job.label:
             return {}
         by_expert = driver == "expert"
-        label = action if by_expert else self._expert_action(player)
+        label = action if by_expert else expert_label(player.env)
         return {EXPERT_ACTION: label, INTERVENTION: by_expert}
 
     def _done(self, slot: int, player: EpisodePlayer) -> Done:
@@ -258,9 +250,16 @@ class EnvHost:
         state = np.asarray(player.observation["state"], dtype=np.float32)
         return Ready(slot, state, player.instruction, reward, executed)
 
+    def _end_takeover(self, slot: int) -> None:
+        takeover = self._takeovers.pop(slot, None)
+        if takeover is not None:
+            takeover.close()
+
     def close(self) -> None:
         """Closes all envs."""
         self._players.clear()
+        for slot in list(self._takeovers):
+            self._end_takeover(slot)
         for _, env in self._envs.values():
             env.close()
         self._envs.clear()

@@ -9,6 +9,7 @@ import numpy as np
 from vla.data import Episode
 from vla.data.episode import Scalar
 from vla.sim_eval.env import SimEnv
+from vla.sim_eval.gates.stuck import StuckGate
 from vla.sim_eval.rollouts.env_checks import check_images, checked_reset, checked_step
 from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
@@ -29,6 +30,7 @@ class EpisodePlayer:
         success_ever: whether it was solved at some step.
         over: whether nothing is left to play.
         terminated: whether it has truly ended, and not by a time limit.
+        stuck: whether nothing has moved for as long as the job allows.
         recorder: of its steps; None if they are not kept.
 
     Raises EnvError if the env breaks its contract.
@@ -45,6 +47,9 @@ class EpisodePlayer:
         self.success_ever = False
         self._after_success = 0
         self.terminated = False
+        self._stillness: StuckGate | None = None
+        if job.stop_if_stuck is not None:
+            self._stillness = job.stop_if_stuck.build(env.robot_spec)
         self._every_step_drawn = job.video is not None or job.record
         self._video = _film_of(job, env.robot_spec)
         # rendering costs more than physics, and a baseline looks at nothing
@@ -54,6 +59,7 @@ class EpisodePlayer:
         self.instruction = str(self.info["instruction"])
         self._first_instruction = self.instruction
         self._film(self.observation)
+        self.stuck = self._is_still()
         self.recorder: EpisodeRecorder | None = None
         if job.record:
             check_images(self.observation, env.robot_spec.cameras, env.robot_spec)
@@ -84,11 +90,17 @@ class EpisodePlayer:
         played_on = self._after_success >= self.job.after_success_steps
         satisfied = self.success_ever and played_on and self.env.task.ends_at_success
         self.terminated = satisfied or terminated
-        self.over = self.terminated or truncated or self.steps >= self.job.horizon
+        self.stuck = self._is_still()
+        time_is_up = truncated or self.steps >= self.job.horizon
+        self.over = self.terminated or time_is_up or self.stuck
         if self.recorder is not None:
             self.recorder.add_action(action, self.reward, self.success, **extras)
         if self.env.render_images:
             self._film(self.observation)
+
+    def _is_still(self) -> bool:
+        """Whether nothing has moved for as long as the job allows; called at every observation."""
+        return self._stillness is not None and self._stillness.still(self.observation)
 
     def _film(self, observation: dict[str, Any]) -> None:
         if self._video is None:
@@ -110,7 +122,7 @@ class EpisodePlayer:
         """How far the episode came, in the simulator's words; empty after a success."""
         if self.success_ever:
             return ""
-        return str(self.info.get("failure") or "time limit")
+        return str(self.info.get("failure") or ("stuck" if self.stuck else "time limit"))
 
     @property
     def _failure_step(self) -> int:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from vla.common.renamed import announce_renamed
+from vla.sim_eval.gates.stuck import StuckConfig
 from vla.sim_eval.rollouts.takeover import TakeoverConfig
 
 Driver = Literal["policy", "expert", "random"]
@@ -29,6 +32,8 @@ class Job:
         record: keep the episode's steps (`RolloutStats.episodes`). Every step is then drawn.
         label: record what the expert would have done at each step.
         takeover: when the expert acts in the policy's place; None for never.
+        stop_if_stuck: end the episode, as a time limit does, where nothing has moved for so long;
+            None for never.
         failure_video: file for a film of what the policy saw, should it fail; None films nothing.
             It is not written if the worker has filmed `failure_videos` earlier episodes that failed
             alike.
@@ -48,6 +53,7 @@ class Job:
     record: bool = False
     label: bool = False
     takeover: TakeoverConfig | None = None
+    stop_if_stuck: StuckConfig | None = None
 
     @property
     def asks_expert(self) -> bool:
@@ -58,6 +64,19 @@ class Job:
         if str(self.driver) == "parent":
             announce_renamed('Job(driver="parent")', 'Job(driver="policy")')
             object.__setattr__(self, "driver", "policy")  # the one way into a frozen dataclass
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the policy has chosen at a step.
+
+    Attributes:
+        actions: float32 (n, A), to be executed one after the other.
+        uncertainty: of the policy in them, if a gate asks for it.
+    """
+
+    actions: np.ndarray
+    uncertainty: float | None = None
 
 
 @dataclass(frozen=True)

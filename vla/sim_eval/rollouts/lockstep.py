@@ -14,10 +14,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from vla.control.batched_inference import EpisodeState
-from vla.sim_eval.rollouts.jobs import Job
+from vla.sim_eval.rollouts.jobs import Decision, Job
 
 
 @dataclass
@@ -25,15 +23,15 @@ class Episode:
     """A running episode of a batch.
 
     Attributes:
-        past: the actions (n, A) sent so far, chunk by chunk: they lead a new env to the same state,
-            where the expert takes over at the same steps.
+        past: what was chosen so far: it leads a new env to the same state, where the expert takes
+            over at the same steps.
         deaths, kills: workers lost over this episode, by their own doing and by a signal from
             outside.
     """
 
     job: Job
     state: EpisodeState = field(default_factory=EpisodeState)
-    past: list[np.ndarray] = field(default_factory=list)
+    past: list[Decision] = field(default_factory=list)
     deaths: int = 0
     kills: int = 0
 

@@ -23,13 +23,13 @@ import numpy as np
 
 from vla.common.cores import usable_cores
 from vla.config import UserError
-from vla.control.batched_inference import ActionError, BatchedPolicy
+from vla.control.batched_inference import ActionError, BatchedPolicy, EpisodeState
 from vla.control.inference_mode import computes_on_cpu, inference
 from vla.data import Episode as PlayedEpisode
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.env_host import Act, Done, Failed, Ready, Start
 from vla.sim_eval.rollouts.env_workers import EnvWorkers, LostEnvs, open_env_workers
-from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
+from vla.sim_eval.rollouts.jobs import Decision, EpisodeRecord, Job
 from vla.sim_eval.rollouts.lockstep import BatchQueue, Episode, EpisodeBatch, make_batches
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.types import Actor
@@ -106,6 +106,7 @@ def rollout(
         raise UserError(
             "no episodes to play: the number of episodes and the list of tasks must not be empty"
         )
+    _check_watched(jobs, settings)
     needs_policy = any(job.driver == "policy" for job in jobs)
     if needs_policy and actor is None:
         raise ValueError("jobs of the driver 'policy' need an actor")
@@ -144,6 +145,17 @@ def rollout(
         )
         records |= scheduler.run(batches)
     return [records[job.task, job.episode] for job in jobs]
+
+
+def _check_watched(jobs: Sequence[Job], settings: RolloutSettings) -> None:
+    """Raises UserError if a person is to watch episodes that run elsewhere, or several at once."""
+    watched = any(job.takeover is not None and job.takeover.needs_person for job in jobs)
+    if watched and (settings.workers or settings.batch_size > 1):
+        raise UserError(
+            f"gate: a person watches one episode at a time, in this process; workers is "
+            f"{settings.workers} and batch_size {settings.batch_size}: set workers=0 and "
+            "batch_size=1 (of vla online: act.workers, act.batch_size)"
+        )
 
 
 def _is_finished(batch: EpisodeBatch, records: Records) -> bool:
@@ -222,7 +234,8 @@ class Scheduler:
                 continue
             self.tasks[number] = started.task
             for slot, job in enumerate(started.jobs, start=number * self.size):
-                started.running[slot] = Episode(job)
+                measure = None if job.takeover is None else job.takeover.policy_measure
+                started.running[slot] = Episode(job, EpisodeState(measure=measure))
                 self.envs.send(Start(slot, job))
 
     def _running_tasks(self) -> Counter[str]:
@@ -237,9 +250,11 @@ class Scheduler:
         images = self.envs.gather(slots)
         chosen = self.policy.act(states, images, seed=batch.next_seed())
         for slot, actions in zip(slots, chosen, strict=True):
+            episode = batch.running[slot]
+            decision = Decision(actions, episode.state.uncertainty)
             # kept before it is sent: a worker that is lost with it must be sent it again
-            batch.running[slot].past.append(actions)
-            self.envs.send(Act(slot, actions))
+            episode.past.append(decision)
+            self.envs.send(Act(slot, decision))
 
     def _take(self, answer: Ready | Done | Failed | LostEnvs) -> None:
         if isinstance(answer, LostEnvs):
@@ -260,7 +275,7 @@ class Scheduler:
         record = answer.record
         if self.stats.actions is not None and episode.past:
             # the last chunk may have been cut by the episode's end
-            executed_nA = np.concatenate(episode.past)[: record.steps]
+            executed_nA = np.concatenate([d.actions for d in episode.past])[: record.steps]
             if answer.episode is not None:
                 executed_nA = answer.episode.actions  # the expert may have taken over
             self.stats.actions[record.task, record.episode] = executed_nA

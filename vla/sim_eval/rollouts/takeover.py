@@ -8,14 +8,15 @@ to no-regret online learning", for the mixture `beta`; gates are in `vla.sim_eva
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from pydantic import Field
 
 from vla.config import Choice, Config
+from vla.control.settings import Measure
 from vla.sim_eval.env import SimEnv
-from vla.sim_eval.gates.base import Gate
+from vla.sim_eval.gates.base import Gate, GateConfig, Proposal
 
 
 class TakeoverConfig(Config):
@@ -29,6 +30,16 @@ class TakeoverConfig(Config):
     """Hands single steps of the policy's episodes to the expert; null for none."""
     hold: int = Field(default=0, ge=0, le=10_000)
     """Steps that the expert goes on for after the gate has closed."""
+
+    @property
+    def policy_measure(self) -> Measure | None:
+        """What the gate has to know of the policy's own distribution; None for nothing."""
+        return None if self.gate is None else cast(GateConfig, self.gate).policy_measure
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether a person decides, at the terminal of this process."""
+        return self.gate is not None and cast(GateConfig, self.gate).needs_person
 
 
 class Takeover:
@@ -49,22 +60,25 @@ class Takeover:
             self._gate = config.gate.build(env.robot_spec)
         self._left = 0
 
-    def expert_acts(
-        self, observation: dict[str, Any], action: np.ndarray, expert: np.ndarray
-    ) -> bool:
-        """Whether the expert acts at this step; arguments as of `Gate.opens`. Called once a
-        step."""
+    def expert_acts(self, proposal: Proposal) -> bool:
+        """Whether the expert acts at this step. Called once a step."""
         config = self._config
         by_share = self._whole_episode
         if config.per == "step":
             by_share = self._rng.random() < config.beta
-        if self._gate is not None and self._gate.opens(observation, action, expert):
+        if self._gate is not None and self._gate.opens(proposal):
             self._left = config.hold + 1
         if by_share:
             return True
+        # counted down also while the share of the episode or step decides
         acts = self._left > 0
         self._left = max(0, self._left - 1)
         return acts
+
+    def close(self) -> None:
+        """Called at the end of the episode."""
+        if self._gate is not None:
+            self._gate.close()
 
 
 __all__ = ["Takeover", "TakeoverConfig"]

@@ -15,7 +15,7 @@ from vla.data import Windows
 from vla.data.detours import detours_of
 from vla.data.rewards import check_varied_returns
 from vla.models.policy import Policy
-from vla.training.objective import AuxiliaryConfig, ObjectiveError
+from vla.training.objective import AuxiliaryConfig, NothingToImitateError, ObjectiveError
 from vla.training.objectives.bc import BC
 
 _OF_ALL = 0.1  # share of the episodes by return
@@ -113,7 +113,7 @@ class FilteredBC(BC):
         if windows.success.any():
             return
         windows.dataset.require_recorded("success", f"filtered_bc with keep: {self.config.keep}")
-        raise ObjectiveError(
+        raise NothingToImitateError(
             f"objective: filtered_bc with keep: {self.config.keep} imitates solved episodes, but "
             f"none of {len(windows.lengths)} in {windows.dataset.root} is marked as solved; use "
             "keep: return"

@@ -127,7 +127,7 @@ class QTransformerObjective(TokenValueObjective):
     def __init__(self, config: QTransformerObjectiveConfig, policy: Policy) -> None:
         super().__init__(config, policy, QValuesHead, "q_values")
         self.ordered = policy.tokenizer.ordered_ids if config.smoothing else None
-        self.double = config.double
+        self.double_q = config.double
         # persistent from here on alone: checkpoints of trainings without it lack the number
         if config.priorities is not None:
             self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))
@@ -176,7 +176,7 @@ class QTransformerObjective(TokenValueObjective):
             # the greatest Q of the next place is the value of having stood there (eq. 2)
             target_BTLV = target.values(ids_BTD, places)
             first_BTV = next_target.first()
-            if self.double:
+            if self.double_q:
                 best_BTL = values_of_ids(target_BTLV, q_BTLV.argmax(-1))
                 next_value_BT = values_of_ids(first_BTV, n_step.chosen_by.first().argmax(-1))
             else:

@@ -108,7 +108,7 @@ class TokenValueObjective(Objective):
     steps: Tensor
     q_size: Tensor
 
-    double: bool = False
+    double_q: bool = False
     """Whether the learning head chooses the next action, which its copy values."""
     rewards_needed: Literal["varied", "unit"] = "varied"
     """What `fit` asks of the rewards. `unit` is for bounded values, which cannot diverge."""
@@ -251,7 +251,7 @@ class TokenValueObjective(Objective):
         output = policy(now)
         own_next = None
         with torch.no_grad():
-            if self.config.target == "head" or self.double:
+            if self.config.target == "head" or self.double_q:
                 own_next = policy(later).actions
             if self.config.target == "head":
                 # The present trunk, in the policy's own mode (dropout included): features that the
@@ -268,7 +268,7 @@ class TokenValueObjective(Objective):
                 n=self.next_step,
                 discount=self.discount,
             )
-        n_step = NStepReturn(returns, bootstrap, known, own_next if self.double else None)
+        n_step = NStepReturn(returns, bootstrap, known, own_next if self.double_q else None)
         loss_BT, metrics = self.learn(output.actions, target, next_target, n_step, now)
         ended_BT = (bootstrap == 0).float()
         metrics = {**metrics, "terminals": ended_BT, "outcome_known": known.float()}

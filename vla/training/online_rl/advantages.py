@@ -54,18 +54,19 @@ class Decisions:
         ends_E = np.cumsum(lengths)
         step_D = np.flatnonzero(executed > 0)
         episode_D = np.searchsorted(ends_E, step_D, side="right")
+        # a decision is the last one where the next is of another episode, or there is none
         last_D = np.ones(len(step_D), dtype=bool)
         last_D[:-1] = episode_D[1:] != episode_D[:-1]
         until_D = ends_E[episode_D]
         until_D[:-1] = np.where(last_D[:-1], until_D[:-1], step_D[1:])
         # within its episode each reward counts from the last decision before it on
         of_step = np.searchsorted(step_D, np.arange(len(executed)), side="right") - 1
-        counted = of_step >= 0
-        start = np.where(counted, step_D[np.maximum(of_step, 0)], 0)
-        age = np.arange(len(executed)) - start
-        counted &= np.arange(len(executed)) < np.where(counted, until_D[np.maximum(of_step, 0)], 0)
-        weighted = np.where(counted, rewards * float(discount) ** age, 0.0)
-        reward_D = np.bincount(of_step[counted], weighted[counted], minlength=len(step_D))
+        counted = np.flatnonzero(of_step >= 0)
+        counted = counted[counted < until_D[of_step[counted]]]
+        # steps ahead of an episode's first decision were not the policy's doing
+        decision = of_step[counted]
+        weighted = rewards[counted] * float(discount) ** (counted - step_D[decision])
+        reward_D = np.bincount(decision, weighted, minlength=len(step_D))
         terminated_E = np.asarray(terminals, dtype=bool)[ends_E - 1]
         return cls(
             step_D,
@@ -102,6 +103,7 @@ def generalised_advantages(
     D = len(values)
     advantages = np.zeros(D)
     ends = decisions.terminated[decisions.episode]
+    # backwards: each advantage is made of the one after it
     for j in reversed(range(D)):
         if decisions.last[j]:
             goes_on = bootstrap_time_limits and not ends[j]
@@ -163,6 +165,7 @@ def group_advantages(
         members = np.flatnonzero(groups == name)
         own = scores[members]
         share = (own.mean() - low) / max(high - low, 1e-12)
+        # all alike: a spread of 0 would divide, and nothing in the group was better
         if np.ptp(own) == 0 or not least_share <= share <= greatest_share:
             continue
         kept += 1

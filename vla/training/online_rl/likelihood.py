@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vla.models.heads.gaussian import DiagonalGaussian
+from vla.models.heads.gaussian import DiagonalGaussian, SquashedGaussianActions
 from vla.training.objective import ObjectiveError
 from vla.types import ActionDistribution, TokenDistribution
 
@@ -38,8 +39,17 @@ class Likelihood(ABC):
         """
 
     @abstractmethod
+    def detached(self) -> Self:
+        """The same without gradients."""
+
+    @abstractmethod
     def kl(self, other: Likelihood) -> Float[Tensor, "B T N"]:
-        """KL(this || other) of each place (nats), exact; `other` is of the same chunks."""
+        """KL(this || other) of each place (nats), exact; `other` is of the same chunks.
+
+        Of Gaussians that are cut off or squashed, that before it.
+
+        Raises ObjectiveError if the two are distributions over different things.
+        """
 
 
 @dataclass(frozen=True)
@@ -55,11 +65,16 @@ class TokenLikelihood(Likelihood):
     log_probs: Float[Tensor, "B T N V"]
 
     def entropy(self) -> Float[Tensor, "B T N"]:
-        each = torch.special.entr(self.log_probs.exp()).sum(-1)
-        return each.where(self.mask, 0.0)
+        # forbidden ids add nothing; p * log p of them would be NaN, and `entr` has no gradient at 0
+        finite = self.log_probs.where(torch.isfinite(self.log_probs), 0.0)
+        return -(self.log_probs.exp() * finite).sum(-1).where(self.mask, 0.0)
+
+    def detached(self) -> Self:
+        return type(self)(self.log_prob.detach(), self.mask, self.log_probs.detach())
 
     def kl(self, other: Likelihood) -> Float[Tensor, "B T N"]:
-        assert isinstance(other, TokenLikelihood)
+        if not isinstance(other, TokenLikelihood) or self.log_probs.shape != other.log_probs.shape:
+            raise _unlike(self, other)
         difference = self.log_probs - other.log_probs
         # forbidden ids: the difference of two infinities
         difference = difference.where(torch.isfinite(self.log_probs), 0.0)
@@ -72,19 +87,31 @@ class GaussianLikelihood(Likelihood):
 
     Attributes:
         mean, log_std: (B, T, N), units.
+        squashed: whether tanh follows.
     """
 
     log_prob: Tensor
     mask: Tensor
     mean: Float[Tensor, "B T N"]
     log_std: Float[Tensor, "B T N"]
+    squashed: bool
 
     def entropy(self) -> Float[Tensor, "B T N"]:
         half_log_2pi_e = 1.4189385332046727
         return (self.log_std + half_log_2pi_e).where(self.mask, 0.0)
 
+    def detached(self) -> Self:
+        return type(self)(
+            self.log_prob.detach(),
+            self.mask,
+            self.mean.detach(),
+            self.log_std.detach(),
+            self.squashed,
+        )
+
     def kl(self, other: Likelihood) -> Float[Tensor, "B T N"]:
-        assert isinstance(other, GaussianLikelihood)
+        if not isinstance(other, GaussianLikelihood) or self.squashed != other.squashed:
+            raise _unlike(self, other)
         ratio = (2 * (self.log_std - other.log_std)).exp()
         distance = (self.mean - other.mean).square() * (-2 * other.log_std).exp()
         each = 0.5 * (ratio + distance - 1) - (self.log_std - other.log_std)
@@ -103,6 +130,11 @@ def likelihood(
     Raises ObjectiveError if it cannot say.
     """
     if isinstance(distribution, TokenDistribution):
+        if not distribution.has_exact_tokens:
+            raise ObjectiveError(
+                "objective: which tokens were drawn cannot be read off the actions that were "
+                "executed where tokens describe whole chunks; use policy.tokenizer: {type: bins}"
+            )
         logits_BTNV = distribution.token_logits(actions) / temperature
         log_probs_BTNV = logits_BTNV.log_softmax(-1)
         mask_BTN = distribution.token_mask(actions, action_mask)
@@ -118,12 +150,28 @@ def likelihood(
             mask_BTKA.flatten(-2),
             tempered.mean.flatten(-2),
             tempered.number_log_stds().flatten(-2),
+            isinstance(tempered, SquashedGaussianActions),
         )
     raise ObjectiveError(
         f"objective: needs the probability of each token or number, which "
         f"{type(distribution).__name__} does not give; use policy.head: {{type: categorical}}, "
         "{type: autoregressive} or {type: gaussian}"
     )
+
+
+def _unlike(one: Likelihood, other: Likelihood) -> ObjectiveError:
+    return ObjectiveError(
+        f"objective.prior: its actions are another distribution ({_words(other)}) than the "
+        f"policy's ({_words(one)}); name a prior with the same head and tokenizer"
+    )
+
+
+def _words(found: Likelihood) -> str:
+    if isinstance(found, TokenLikelihood):
+        places, ids = found.log_probs.shape[-2:]
+        return f"{places} tokens of {ids} ids"
+    squashed = isinstance(found, GaussianLikelihood) and found.squashed
+    return f"{found.log_prob.shape[-1]} {'squashed ' if squashed else ''}Gaussian numbers"
 
 
 __all__ = ["GaussianLikelihood", "Likelihood", "TokenLikelihood", "likelihood"]

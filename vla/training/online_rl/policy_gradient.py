@@ -5,6 +5,7 @@ B windows, T steps, K actions per chunk, N tokens per chunk, D decisions, E epis
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC
 from collections.abc import Iterator
 from typing import Any
@@ -15,10 +16,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from vla.common.errors import Notice
 from vla.config import ConfigError, ConfigPath
 from vla.data import Windows
 from vla.models.critics import CriticConfig, StateCritic
 from vla.models.policy import Policy, load_policy
+from vla.models.transfer.cameras import cameras_of
 from vla.training.losses import Metrics, masked_mean
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError
 from vla.training.online_rl.advantages import (
@@ -28,7 +31,7 @@ from vla.training.online_rl.advantages import (
     returns_of,
 )
 from vla.training.online_rl.likelihood import Likelihood, likelihood
-from vla.types import Batch
+from vla.types import Batch, PolicyOutput, TokenDistribution
 
 DECISION = "decision"
 GROUP = "group"
@@ -77,16 +80,9 @@ class PolicyGradientConfig(ObjectiveConfig, ABC):
         if self.prior is None:
             return None
         prior = load_policy(self.prior).unwrapped
-        lines = policy.spec.differences(prior.spec)
+        lines = policy.spec.differences(prior.spec) or _prior_differences(policy, prior)
         if lines:
             raise ConfigError([f"objective.prior: {self.prior}: {line}" for line in lines])
-        if policy.chunk != prior.chunk:
-            raise ConfigError(
-                [
-                    f"objective.prior: {self.prior} plans {prior.chunk} actions, the policy "
-                    f"{policy.chunk}; name a prior of the same chunk"
-                ]
-            )
         return prior.requires_grad_(False).eval()
 
 
@@ -190,6 +186,7 @@ class PolicyGradient(Objective):
         if not self._teaches:
             # all that happened was worth the same: what is left is the values' noise
             advantage_D = np.zeros_like(advantage_D)
+            warnings.warn(Notice(f"objective: {self._why_nothing(returns_D)}"), stacklevel=2)
         elif self.config.normalise and self.by_groups is None:
             advantage_D = (advantage_D - advantage_D.mean()) / (advantage_D.std() + 1e-8)
         self._notes["teaches"] = float(self._teaches)
@@ -201,16 +198,48 @@ class PolicyGradient(Objective):
         }
         return {name: _on_all(values, decisions, windows) for name, values in columns.items()}
 
+    def _why_nothing(self, returns: np.ndarray) -> str:
+        """Why the policy is left as it is in this round."""
+        left = "the policy is left as it is in such a round"
+        if np.ptp(returns) == 0:
+            return (
+                f"all returns are {float(returns[0]):g}, so that nothing was better than anything "
+                f"else; {left}. If it goes on so: play more episodes (episodes_per_round), begin "
+                "with a policy that succeeds sometimes (init_from), or give denser rewards "
+                "(rewards)"
+            )
+        return (
+            f"the episodes of each start all came to the same; {left}. If it goes on so: play more "
+            "episodes of each start (episodes_per_start), or act at a higher "
+            "objective.temperature"
+        )
+
+    def _check_prior_tokens(self, policy: Policy) -> None:
+        """Raises ConfigError if equal ids are other actions to the prior than to the policy."""
+        prior = self._prior[0]
+        if prior is None:
+            return
+        if policy.tokenizer.to_dict() != prior.tokenizer.to_dict():
+            raise ConfigError(
+                [
+                    f"objective.prior: {self.config.prior} has another tokenizer, or one that was "
+                    "fitted to other actions, so that its tokens are other actions; begin with it "
+                    f"(init_from: {self.config.prior}), or name another prior"
+                ]
+            )
+
     def _asked(
         self, policy: Policy, windows: Windows, steps: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Log probabilities (D, N) of what was executed, and V (D,), 0 without values."""
-        log_probs = []
+        log_probs: list[np.ndarray] = []
         values = []
         device = next(policy.parameters()).device
-        for rows in _parts(steps):
+        for rows in parts_of(steps):
             batch = windows.batch(rows).to(device)
             output = policy(batch)
+            if not log_probs and isinstance(output.actions, TokenDistribution):
+                self._check_prior_tokens(policy)
             log_probs.append(self._likelihood(output.actions, batch).log_prob[:, -1].cpu().numpy())
             if self.value is not None:
                 values.append(self.value(output.features)[:, -1].cpu().numpy())
@@ -227,7 +256,8 @@ class PolicyGradient(Objective):
         """(D,) each: advantages, and targets of V."""
         if self.by_groups is not None:
             starts_E = np.cumsum(windows.lengths) - windows.lengths
-            scores_E = np.add.reduceat(windows.rewards, starts_E)
+            age_N = np.arange(len(windows)) - np.repeat(starts_E, windows.lengths)
+            scores_E = np.add.reduceat(windows.rewards * self.discount**age_N, starts_E)
             found = group_advantages(scores_E, windows.extras[GROUP][starts_E], **self.by_groups)
             self._notes["groups_kept"] = found.kept
             return found.advantage[decisions.episode], returns
@@ -260,7 +290,19 @@ class PolicyGradient(Objective):
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
         self._require_columns(batch)
         output = policy(batch)
+        loss, metrics = self._policy_loss(output, batch)
+        if self.value is not None and self.valued is not None:
+            value_loss = self._value_loss(output, batch)
+            loss = loss + self.valued.value_weight * value_loss
+            metrics["value_loss"] = value_loss.detach()
+        for name, number in self._notes.items():
+            metrics[name] = torch.tensor(number, device=loss.device)
+        return loss, metrics
+
+    def _policy_loss(self, output: PolicyOutput, batch: Batch) -> tuple[Tensor, Metrics]:
+        """All but the values' part; a mean over the tokens that were executed."""
         new = self._likelihood(output.actions, batch)
+        # masked first: -inf of a place that does not count would become NaN
         log_ratio_BTN = (new.log_prob - batch.extras[OLD_LOG_PROB]).where(new.mask, 0.0)
         if self._first:
             self._check_first(log_ratio_BTN)
@@ -289,15 +331,15 @@ class PolicyGradient(Objective):
             divergence = masked_mean(new.kl(of_prior), new.mask)
             loss = loss + self.config.kl * divergence
             metrics["prior_kl"] = divergence.detach()
-        if self.value is not None and self.valued is not None:
-            features = output.features if self.valued.critic.joint else output.features.detach()
-            error_B = self.value(features)[:, -1] - batch.extras[TARGET][:, -1]
-            value_loss = masked_mean(error_B.square() / 2, batch.extras[DECISION][:, -1] > 0)
-            loss = loss + self.valued.value_weight * value_loss
-            metrics["value_loss"] = value_loss.detach()
-        for name, number in self._notes.items():
-            metrics[name] = torch.tensor(number, device=loss.device)
         return loss, metrics
+
+    def _value_loss(self, output: PolicyOutput, batch: Batch) -> Tensor:
+        """Mean over decisions of (V - target)^2 / 2."""
+        assert self.value is not None
+        assert self.valued is not None
+        features = output.features if self.valued.critic.joint else output.features.detach()
+        error_B = self.value(features)[:, -1] - batch.extras[TARGET][:, -1]
+        return masked_mean(error_B.square() / 2, batch.extras[DECISION][:, -1] > 0)
 
     def validate(self, policy: Policy, batch: Batch) -> Metrics:
         loss, metrics = self.loss(policy, batch)
@@ -324,6 +366,24 @@ class PolicyGradient(Objective):
             )
 
 
+def _prior_differences(policy: Policy, prior: Policy) -> list[str]:
+    """Why a prior of the same robot cannot be asked about the policy's windows, in words."""
+    lines = []
+    for name in ("chunk", "history"):
+        own, other = getattr(policy, name), getattr(prior, name)
+        if own != other:
+            lines.append(f"its {name} is {other}, the policy's {own}; name a prior of the same")
+    unseen = [camera for camera in cameras_of(prior) if camera not in cameras_of(policy)]
+    if unseen:
+        lines.append(f"it looks through {', '.join(unseen)}, which the policy does not")
+    for camera in cameras_of(prior):
+        # windows hold images at the policy's own size
+        own, other = policy.image_sizes.get(camera), prior.image_sizes.get(camera)
+        if camera not in unseen and own != other:
+            lines.append(f"it sees {camera} at {other}, the policy at {own}")
+    return lines
+
+
 def _on_all(values: np.ndarray, decisions: Decisions, windows: Windows) -> np.ndarray:
     """(D, ...) -> (N, ...) float32, 0 where nothing was decided."""
     column = np.zeros((len(windows), *values.shape[1:]), np.float32)
@@ -331,9 +391,10 @@ def _on_all(values: np.ndarray, decisions: Decisions, windows: Windows) -> np.nd
     return column
 
 
-def _parts(steps: np.ndarray) -> Iterator[np.ndarray]:
+def parts_of(steps: np.ndarray) -> Iterator[np.ndarray]:
+    """The windows of `steps`, so many at once as fit into memory."""
     for start in range(0, len(steps), _WINDOWS_AT_ONCE):
         yield steps[start : start + _WINDOWS_AT_ONCE]
 
 
-__all__ = ["PolicyGradient", "PolicyGradientConfig", "ValuedConfig"]
+__all__ = ["PolicyGradient", "PolicyGradientConfig", "ValuedConfig", "parts_of"]

@@ -92,6 +92,11 @@ class AutoregressiveActions:
         right_ND = self._logits(ids_ND).argmax(-1) == ids_ND
         return self._mean(right_ND.float(), ids_ND, action_mask)
 
+    @property
+    def has_exact_tokens(self) -> bool:
+        """See `TokenDistribution`."""
+        return self.decoder.tokenizer.tokens_per_action is not None
+
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""
         return self.decoder.tokenizer.encode(actions)

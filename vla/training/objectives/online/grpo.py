@@ -18,14 +18,18 @@ class GRPOConfig(PolicyGradientConfig):
     No values are learned. Needs several episodes of each start (`episodes_per_start` of `vla
     online`); starts whose episodes all came to the same teach nothing and are left out.
 
-    Formula: `PolicyGradientConfig` with A = (R - mean of the group) / std of the group, R the sum
-    of an episode's rewards, or with `baseline: leave_one_out` R minus the mean of the others.
+    Formula: `PolicyGradientConfig` with A = (R - mean of the group) / std of the group, R the
+    discounted sum of an episode's rewards, or with `baseline: leave_one_out` R minus the mean of
+    the others.
 
     Source: Shao et al., 2024, "DeepSeekMath", eq. 3; leave-one-out: Ahmadian et al., 2024, "Back to
     basics", eq. 7.
     """
 
     type: Literal["grpo"] = "grpo"
+    discount: float = Field(default=1.0, gt=0, le=1)
+    """Per environment step. 1 asks for success alone; below 1, of two episodes that succeed the
+    faster one is the better one, so that starts which always succeed go on to teach."""
     clip_low: float = Field(default=0.2, gt=0, le=1)
     """How far below 1 a ratio still counts."""
     clip_high: float = Field(default=0.28, gt=0)

@@ -37,7 +37,7 @@ class MPOExtractionConfig(ExtractionConfig):
 
         w_i = softmax over S of Q(s, a_i) / eta
         L = -mean over B, T of sum over S of w_i log pi(a_i | s)
-            + kappa (mean over B, T of KL(pi' || pi) - epsilon_kl)
+            + kappa (KL(pi' || pi) - epsilon_kl)
 
     eta is the minimum of its dual on each batch, eta epsilon + eta mean log mean exp(Q / eta), at
     which the weights are `epsilon` nats from equal ones on average; kappa is learned by ascent of
