@@ -209,7 +209,8 @@ def test_two_micro_batches_give_the_gradient_of_one_batch(
     name: str, mixed: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"type": name}
-    if name in ("awac", "td3_bc", "cql", "cal_ql", "kl", "fql", "recap"):
+    offline = ("awac", "td3_bc", "cql", "cal_ql", "kl", "fql", "recap")
+    if name in (*offline, "sac", "rlpd", "td3", "ddpg", "mpo"):
         pytest.skip("draws actions: random numbers see the division")
     logs = []
     for parts in (1, 2):

@@ -260,7 +260,7 @@ class OnlineConfig(RootConfig):
             )
         paces = [self.epochs, self.updates, self.updates_per_step]
         if sum(pace is not None for pace in paces) != 1:
-            raise ValueError("epochs, updates: give one of them, or updates_per_step")
+            raise ValueError("epochs, updates, updates_per_step: give one of them")
         if isinstance(self.keep, int) and self.keep < 1:
             raise ValueError(
                 f"keep: {self.keep} keeps nothing; use round, all or a number of steps"
