@@ -2,7 +2,7 @@
 
     python benchmarks/corrections.py [--variants dagger ...] [--seeds 3] [--episodes 200]
 
-Each seed clones the 20 demonstrations anew; DAgger and its gated form go on from the same clones. The control that they have to beat is a
+Each seed has a clone of the 20 demonstrations of its own; DAgger and its gated form go on from the same clones. The control that they have to beat is a
 clone of as many labelled steps by the expert alone (140 demonstrations), with as many updates. All play the same unseen starts. What is
 done lies in runs/corrections and is not repeated. Writes results/corrections.json.
 """

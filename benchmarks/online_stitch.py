@@ -3,7 +3,7 @@
     vla collect configs/stitching.yaml
     python benchmarks/online_stitch.py [--variants ppo grpo ...] [--seeds 3] [--episodes 50]
 
-Each seed clones the recordings of configs/stitching.yaml anew, and every variant goes on from the same clones (configs/stitch_online.yaml).
+Each seed has a clone of the recordings of configs/stitching.yaml, from which every variant goes on (configs/stitch_online.yaml).
 Iterated filtered BC, which imitates what succeeded, is the control that policy gradients have to beat. All play the same
 unseen starts after every round. What is done lies in runs/online_stitch and is not repeated. Writes results/online_stitch.json.
 """

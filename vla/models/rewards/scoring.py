@@ -48,6 +48,7 @@ def score_steps(
     Args:
         texts: instruction of each step, N texts, in place of their own.
     """
+    # scores must not depend on dropout, nor move the statistics of batch norm
     was_training = model.training
     model.eval()
     scores, success = [], []
@@ -85,6 +86,7 @@ def score_episodes(model: RewardModel, episodes: Sequence[Episode]) -> list[Epis
     """
     if not episodes:
         return []
+    # all at once: one pass over the model for many short episodes
     steps = labelled_episodes(model, episodes)
     found = score_steps(model, steps)
     made = []

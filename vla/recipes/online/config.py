@@ -143,6 +143,7 @@ class ExpertLabels(Config):
 
     def takeover(self, round_number: int) -> TakeoverConfig | None:
         """When the expert acts in this round, which counts from 1; None for never."""
+        # 0 ** 0 is 1: the first round is played by the share itself, whatever the decay
         decayed = self.beta * self.beta_decay ** (round_number - 1)
         beta = max(self.beta_min, decayed)
         if not beta and self.gate is None:
@@ -265,6 +266,7 @@ class OnlineConfig(RootConfig):
             raise ValueError(
                 f"keep: {self.keep} keeps nothing; use round, all or a number of steps"
             )
+        # a checkpoint holds weights alone: the replay is read back from the episodes
         if self.keep != "round" and not self.save_episodes:
             raise ValueError(
                 "save_episodes: a resumed run needs the episodes of earlier rounds; set it to "
@@ -275,6 +277,7 @@ class OnlineConfig(RootConfig):
                 "prior_data.share: with keep: round the data would be gone after the first round; "
                 "give a share, or keep: all"
             )
+        # how many steps an epoch has is known when its round was played, and not before
         if self.optim.schedule == "cosine" and self.updates is None:
             raise ValueError(
                 "optim.schedule: cosine needs to know how many steps there will be; give updates "
