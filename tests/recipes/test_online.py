@@ -270,3 +270,20 @@ def test_starts_that_prior_data_know_are_told(
     assert "4 episodes of the first round begin where some of" in capsys.readouterr().err
     online(config_of(tmp_path / "other", seed=1, **prior))
     assert "begin where" not in capsys.readouterr().err
+
+
+def test_a_run_from_another_runs_policy_names_that_run_as_its_origin(tmp_path: Path) -> None:
+    short: dict[str, Any] = {"rounds": 1, "evaluate": None}
+    first = online(config_of(tmp_path / "first", **short)).policy.card["training"]
+    go_on = {"policy": None, "init_from": str(tmp_path / "first" / "policy")}
+    second = online(config_of(tmp_path / "second", **go_on, **short)).policy.card["training"]
+    assert second["origin"] == first["training"]
+    resumed = config_of(tmp_path / "second", **go_on, **{**short, "rounds": 2})
+    assert online(resumed, resume=True).policy.card["training"]["origin"] == first["training"]
+
+
+def test_a_schedule_over_all_rounds_keeps_their_number(tmp_path: Path) -> None:
+    cosine = {"optim": {"lr": 1e-3, "schedule": "cosine"}, "epochs": None, "updates": 2}
+    online(config_of(tmp_path / "run", rounds=1, evaluate=None, **cosine))
+    with pytest.raises(ConfigError, match=r"rounds: is 2, the run in .* has 1"):
+        online(config_of(tmp_path / "run", rounds=2, evaluate=None, **cosine), resume=True)

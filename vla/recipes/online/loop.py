@@ -133,8 +133,9 @@ class _Run:
         self._objective = objective
         self._fresh = checkpoint is None and config.init_from is None
         self._policy_at_start = policy
-        # of the policy that the first round began with
-        self._start = policy.card.get("online", {}).get("start") or policy.card.get("training", {})
+        # of the policy that the first round began with; a checkpoint's own training is this run's
+        training = policy.card.get("training", {})
+        self._start = training if checkpoint is None else policy.card["online"]["start"]
         self._checkpoint = checkpoint
         if checkpoint is not None:
             self._restore(checkpoint)

@@ -36,6 +36,8 @@ def open_run(config: OnlineConfig, *, resume: bool) -> Checkpoint | None:
     lines = []
     for key in sorted(before.keys() | now.keys()):
         free = key in FREE_ON_RESUME or key.partition(".")[0] in FREE_ON_RESUME
+        # the rates so far would have been others
+        free = free and not (key == "rounds" and config.optim.schedule == "cosine")
         if not free and before.get(key) != now.get(key):
             lines.append(
                 f"{key}: is {now.get(key)!r}, the run in {out} has {before.get(key)!r}; restore it "
