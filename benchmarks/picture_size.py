@@ -1,8 +1,8 @@
 """Frames held at the size that the policy sees: what a cache weighs and takes, and how fast a policy trains from it.
 
 A set of videos is written (480x640 by default). A policy that sees 96x96 opens it in processes of its own, once for each
-way of keeping frames: `ram`, `disk`, `stream`, and `whole`, which streams frames of the stored size and leaves resizing to
-the policy. Each says how long the frames took to build (nothing for streams), what they weigh, how many frames per second
+way of keeping frames: `ram`, `disk`, `stream`, `tight`, a stream whose memory holds a quarter of the set, so that every
+epoch decodes it again, and `whole`, which streams frames of the stored size and leaves resizing to the policy. Each says how long the frames took to build (nothing for streams), what they weigh, how many frames per second
 come as batches (loader), and with how many a small RT-1 trains. With a history of one step a window is one frame. A turn is
 an epoch, and its clock stops when what is read ahead is decoded, so that streams decode every frame once per turn; the
 first turn fills the read-ahead and is not counted.
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from _common import cpu_count, prepare_cpu, publish, rt1_spec, summary
 
-SIDES = ("ram", "disk", "stream", "whole")
+SIDES = ("ram", "disk", "stream", "tight", "whole")
 MEMORY_GB = 2.0
 TARGET = 150
 """Frames per second that a stream is to reach on two quiet cores."""
@@ -190,6 +190,8 @@ def serve(settings: dict[str, Any]) -> None:
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4)
     if side != "whole":
         dataset = at_size_seen(dataset, sizes_seen([policy]))
+    h, w = dataset.spec.cameras["head"]
+    set_bytes = int(dataset.episodes["length"].sum()) * h * w * 3
     learn(policy, optimizer, dataset.spec.fake_batch(settings["batch"], 1))
     with Peak() as peak:
         start = time.perf_counter()
@@ -197,7 +199,8 @@ def serve(settings: dict[str, Any]) -> None:
         if side in ("ram", "disk"):
             windows = Windows(dataset, history=1, chunk=1, cache=side)
         else:
-            windows = StreamedWindows(dataset, history=1, chunk=1, memory_gb=MEMORY_GB)
+            memory_gb = set_bytes / 4 / 2**30 if side == "tight" else MEMORY_GB
+            windows = StreamedWindows(dataset, history=1, chunk=1, memory_gb=memory_gb)
         build_seconds = time.perf_counter() - start
         order = windows.order(batch_size=settings["batch"], seed=0)
         epoch = len(windows) // settings["batch"]
@@ -216,10 +219,7 @@ def serve(settings: dict[str, Any]) -> None:
                 if turn > 0:
                     measured.append(time.perf_counter() - start)
         found = {
-            "bytes": len(windows)
-            * dataset.spec.cameras["head"][0]
-            * dataset.spec.cameras["head"][1]
-            * 3,
+            "bytes": set_bytes,
             "build_seconds": round(build_seconds, 2),
             "seconds": {work: summary(measured) for work, measured in seconds.items()},
             "memory": peak.value,

@@ -181,13 +181,14 @@ def streaming() -> str:
 
 def picture_size() -> str:
     file = read("picture_size")
+    names = {"tight": "stream, memory for a quarter", "whole": "stream, whole frames"}
     rows = []
     for side, values in file["sides"].items():
         speeds = file["frames_per_s"][side]
         build = f"{values['build_seconds']:.0f} s" if side in ("ram", "disk") else "-"
         rows.append(
             (
-                "stream, whole frames" if side == "whole" else side,
+                names.get(side, side),
                 f"{values['bytes'] / 2**20:,.0f} MiB",
                 build,
                 f"{speeds['loader']:,.0f}",
@@ -199,8 +200,8 @@ def picture_size() -> str:
     text = (
         f"A small RT-1 that sees {seen_height}x{seen_width}, trained on {file['frames']:,} frames "
         f"of {height}x{width} video with a history of one step: held at the size that is seen they "
-        f"take **1/{file['cache_ratio']:.0f}** of the room. Frames per second, with every frame of "
-        "a stream decoded once per epoch."
+        f"take **1/{file['cache_ratio']:.0f}** of the room. Frames per second; a stream keeps a set "
+        "that fits its memory, and decodes any other once per epoch."
     )
     columns = ["`cache`", "all frames", "build", "loader alone", "training"]
     return "\n\n".join([text, table(columns, rows), source(file, "picture_size")])

@@ -53,6 +53,9 @@ class PointEnv(SimEnv):
         images = {"top": self.renderer.render(self.data, 0)} if self.render_images else {}
         return {"images": images, "state": self.data.qpos.astype(np.float32)}
 
+    def changing_parts(self) -> tuple[object, ...]:
+        return (self,)
+
     def _offset(self) -> np.ndarray:
         return self.data.mocap_pos[["red", "blue"].index(self.task.name), :2] - self.data.qpos
 

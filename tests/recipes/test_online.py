@@ -13,11 +13,13 @@ import torch
 
 from vla.config import ConfigError, validate
 from vla.data import EpisodeDataset
+from vla.data.errors import DataError
+from vla.data.replay.growing_windows import GrowingWindows
 from vla.models import load_policy
 from vla.recipes.online import OnlineConfig, online
 from vla.recipes.online import loop as loop_module
 from vla.recipes.online.acting import jobs_of_round
-from vla.recipes.online.labels import labelled, run_lengths
+from vla.recipes.online.labels import labelled, run_lengths, unlabelled
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.training.objective import ObjectiveError
 
@@ -181,6 +183,58 @@ def test_labels_go_on_as_far_as_the_expert_acted(tmp_path: Path) -> None:
     assert (every.actions == 1).all()
     only = labelled(corrected, "corrections")
     assert only.extras["valid_actions"].tolist()[:7] == [0, 0, 0, 2, 1, 0, 0]
+
+
+def test_the_expert_labels_whole_chunks_where_it_can_be_played_ahead(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "objective": {"type": "bc"},
+        "label": {},
+        "policy": {**MLP, "chunk": 3},
+        "keep": "all",
+        "rounds": 1,
+        "evaluate": None,
+    }
+    online(config_of(tmp_path / "whole", **changes))
+    kept = EpisodeDataset(tmp_path / "whole" / "episodes")
+    chunks = kept.columns.extras["expert_chunk"].reshape(-1, 3, 2)
+    np.testing.assert_array_equal(chunks[:, 0], kept.columns.extras["expert_action"])
+    own = kept.columns.extras["expert_steps"]
+    assert set(own.tolist()) <= {1, 2, 3}
+    assert (own == 3).any()
+
+    episode = labelled(kept.episode(0), "all")
+    length = len(episode)
+    windows = GrowingWindows(kept.spec, history=1, chunk=3, cameras=[], extras=[], discount=1.0)
+    windows.append([episode])
+    batch = windows.batch(np.arange(length))
+    np.testing.assert_array_equal(batch.actions[:, 0].numpy(), chunks[:length])
+    np.testing.assert_array_equal(batch.action_mask[:, 0].sum(1).numpy(), own[:length])
+
+    changes["label"] = {"whole_chunks": False}
+    online(config_of(tmp_path / "first", **changes))
+    assert "expert_chunk" not in EpisodeDataset(tmp_path / "first" / "episodes").columns.extras
+
+
+def test_demonstrations_beside_labels_of_whole_chunks_are_learned_as_before(tmp_path: Path) -> None:
+    online(config_of(tmp_path / "run", rounds=1, evaluate=None, save_episodes=True))
+    kept = EpisodeDataset(tmp_path / "run" / "episodes")
+    batches = []
+    for chunk in (1, 3):
+        windows = GrowingWindows(kept.spec, history=1, chunk=3, cameras=[], extras=[])
+        windows.append([unlabelled(kept.episode(0), chunk)])
+        batches.append(windows.batch(np.arange(len(windows))))
+    first, second = batches
+    mask = first.action_mask.numpy()
+    np.testing.assert_array_equal(mask, second.action_mask.numpy())
+    np.testing.assert_array_equal(first.actions.numpy()[mask], second.actions.numpy()[mask])
+
+
+def test_chunks_of_labels_that_are_too_short_are_refused(tmp_path: Path) -> None:
+    online(config_of(tmp_path / "run", rounds=1, evaluate=None, save_episodes=True))
+    kept = EpisodeDataset(tmp_path / "run" / "episodes")
+    windows = GrowingWindows(kept.spec, history=1, chunk=4, cameras=[], extras=[])
+    with pytest.raises(DataError, match=r"policy\.chunk=3"):
+        windows.append([unlabelled(kept.episode(0), 3)])
 
 
 def test_groups_without_any_difference_teach_nothing_and_are_told(tmp_path: Path) -> None:

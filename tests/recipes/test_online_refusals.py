@@ -44,7 +44,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"keep": 11}, r"keep: 11 steps do not hold one episode, which takes up to 12"),
         ({"updates": None}, "epochs, updates, updates_per_step: give one of them"),
         ({"updates_per_step": 1}, "epochs, updates, updates_per_step: give one of them"),
-        ({"env": {"type": "locomotion", "robot": "hopper"}, "label": {}}, "label: task .* cannot"),
+        ({"env": {"type": "locomotion", "robot": "hopper"}, "label": {}}, "label: task .* no expert"),
     ],
 )
 def test_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -19,6 +19,9 @@ INTERVENTION = "intervention"
 """Whether a human or expert acted at the step: the column that LeRobot's recorders write."""
 VALID_ACTIONS = "valid_actions"
 """Of the chunk that begins at the step, how many actions may be learned."""
+ACTION_CHUNK = "action_chunk"
+"""The actions to learn from a step on, (K * A,), where they are not those of the rows that follow:
+labels of states that another policy has visited."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _RESERVED = re.compile(r"action|timestamp|frame_index|episode_index|index|task_index|subtask_index")
 _RESERVED_PREFIXES = ("observation.", "next.", "action.")
@@ -113,6 +116,7 @@ def _listed(features: Mapping[str, dict[str, Any]]) -> str:
 
 
 __all__ = [
+    "ACTION_CHUNK",
     "INTERVENTION",
     "VALID_ACTIONS",
     "as_stored",

@@ -131,6 +131,14 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         Raises RuntimeError if there is no expert.
         """
 
+    def changing_parts(self) -> tuple[object, ...]:
+        """The objects whose attributes change as the env is stepped, itself first: with `data`, all
+        that has to be put back after it was played ahead (`vla.sim_eval.mujoco.preserved`).
+
+        Empty if the env cannot be put back.
+        """
+        return ()
+
     def paraphrases(self) -> tuple[str, ...]:
         """Other texts of the present episode's instruction."""
         return self.task.paraphrases

@@ -25,6 +25,7 @@ SETTINGS = {
     "optim.min_lr_fraction": ["optim.min_lr_fraction=0.5", "optim.schedule=constant"],
     "optim.rates.policy.*": ["optim.rates={policy.*: 1e-300}"],
     "data.rewards.scale": ["data.rewards.scale=1e-300"],
+    "objective.priorities": ["objective={type: dqn}"],
     "data.replay.0.weight": ["data.replay=[{path: other, weight: 1e-9}]"],
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vla.data.errors import DataError
-from vla.data.extras import VALID_ACTIONS
+from vla.data.extras import ACTION_CHUNK, VALID_ACTIONS
 from vla.data.loading.frame_cache import FrameCache, Storage
 from vla.data.loading.keyframes import next_keyframes
 from vla.data.loading.protocols import IndexOrder
@@ -42,6 +42,7 @@ class Windows:
 
     With the extra column `valid_actions`, the first so many actions of a step's chunk alone count:
     where labels belong to the states that were visited, those of later steps do not follow them.
+    With `action_chunk` a step's chunk is what stands there, and not the actions of later steps.
 
     Where `mask` is False: images and state repeat the nearest real step, rewards and returns are 0,
     terminals and action masks are False. Chunks that run past the end repeat the episode's last
@@ -74,6 +75,7 @@ class Windows:
         columns: name -> (N,) or (N, D), what was computed of the steps since: batches hold it too.
         valid_actions: int64 (N,), how many actions of each step's chunk may be learned; None for
             all.
+        action_chunks: float32 (N, K, A) where the dataset has `action_chunk`, else None.
         success: bool (N,), whether the episode is solved at that step or later.
         task_index: int64 (N,), row of `instructions`; steps of one episode may differ.
         instructions: all of the dataset's.
@@ -143,6 +145,7 @@ class Windows:
         self.extras = {name: columns.extras[name][frame_N] for name in self._extra_names}
         valid_actions = columns.extras.get(VALID_ACTIONS)
         self.valid_actions = None if valid_actions is None else valid_actions[frame_N]
+        self.action_chunks = self._own_chunks(columns.extras.get(ACTION_CHUNK), frame_N)
         self.success = _from_then_on(columns.success[frame_N], lengths)
         # Rewards are shaped over the whole dataset: their normalisation must not depend on which
         # episodes are chosen, and a held-out episode is scaled as a training one.
@@ -168,6 +171,21 @@ class Windows:
         edges = np.union1d(changes, np.concatenate([[0], ends_E]))
         self._first = np.repeat(edges[:-1], np.diff(edges))
         self._stop = np.repeat(edges[1:], np.diff(edges))
+
+    def _own_chunks(self, stored: np.ndarray | None, frame_N: np.ndarray) -> np.ndarray | None:
+        """The first K actions of the stored chunks, (N, K, A). Raises DataError for shorter ones."""
+        if stored is None:
+            return None
+        A = self.spec.action_dim
+        chunks = stored[frame_N].reshape(len(frame_N), -1)
+        stored_length = chunks.shape[1] // A
+        if chunks.shape[1] % A or stored_length < self.chunk:
+            raise DataError(
+                f"{ACTION_CHUNK}: holds {stored_length} actions of {A} dimensions, and chunks of "
+                f"{self.chunk} are wanted; set policy.chunk={max(1, stored_length)}, or record "
+                "longer ones"
+            )
+        return chunks.reshape(len(frame_N), stored_length, A)[:, : self.chunk]
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -222,11 +240,18 @@ class Windows:
         step_BT = np.clip(step_BT, first_B1, stop_B1 - 1)
         step_BTK = step_BT[..., None] + np.arange(self.chunk)
         inside_BTK = (step_BTK < end_B1[..., None]) & mask_BT[..., None]
+        if self.action_chunks is not None:
+            # they are played ahead, beyond the episode's end as well
+            inside_BTK = np.repeat(mask_BT[..., None], self.chunk, axis=2)
         if self.valid_actions is not None:
             valid_BT1 = _rows(self.valid_actions, step_BT)[..., None]
             inside_BTK &= np.arange(self.chunk) < valid_BT1
         step_BTK = np.minimum(step_BTK, end_B1[..., None] - 1)
         row_BT = _rows(self._row, step_BT)
+        if self.action_chunks is None:
+            actions_BTKA = _rows(self.actions, step_BTK)
+        else:
+            actions_BTKA = _rows(self.action_chunks, step_BT)
         task_B = _rows(self.task_index, index_B)
         zero = np.float32(0)
         images = {
@@ -237,7 +262,7 @@ class Windows:
             state=_tensor(_rows(self.states, step_BT)),
             keyframe=_tensor(_rows(self.states, _rows(self._keyframe, step_BT))),
             instruction=[self.instructions[task] for task in task_B.tolist()],
-            actions=_tensor(_rows(self.actions, step_BTK)),
+            actions=_tensor(actions_BTKA),
             action_mask=_tensor(inside_BTK),
             rewards=_tensor(np.where(mask_BT, _rows(self.rewards, step_BT), zero)),
             terminals=_tensor(_rows(self.terminals, step_BT) & mask_BT),

@@ -39,8 +39,10 @@ class Played:
         }
 
 
-def jobs_of_round(config: OnlineConfig, number: int) -> list[Job]:
+def jobs_of_round(config: OnlineConfig, number: int, *, label_chunk: int = 1) -> list[Job]:
     """The episodes of round `number`, which counts from 1, spread evenly over the tasks.
+
+    `label_chunk`: how many actions the expert labels at each step, if it labels.
 
     Their starts are those of collection, which no evaluation ever meets.
 
@@ -62,7 +64,8 @@ def jobs_of_round(config: OnlineConfig, number: int) -> list[Job]:
     for task in tasks:
         for index in range(per_task):
             start = (number - 1) * per_task + index
-            jobs += _of_start(config, task, number, start)
+            of_start = _of_start(config, task, number, start)
+            jobs += [replace(job, label_chunk=label_chunk) for job in of_start]
     return jobs
 
 
@@ -85,27 +88,30 @@ def _of_start(config: OnlineConfig, task: Task, number: int, start: int) -> list
     ]
 
 
-def require_expert(env: EnvConfig) -> None:
-    """Raises ConfigError if the env's first task has no expert, or one that cannot correct a
-    policy."""
-    task = env.suite().tasks[0].name
-    made = env.make(task)
-    try:
-        made.reset(seed=0)
-        problem = "its expert depends on its own past" if made.expert_has_memory else ""
+def require_expert(env: EnvConfig) -> bool:
+    """Whether the expert can be played ahead in the env, which is then put back.
+
+    Raises ConfigError if a task has no expert, or one that cannot correct a policy.
+    """
+    problems = []
+    plays_ahead = True
+    for task in env.suite().tasks:
+        made = env.make(task.name)
         try:
-            made.expert_action()
+            made.reset(seed=0)
+            if made.expert_has_memory:
+                problems.append(f"task {task.name!r}: its expert depends on its own past")
+            else:
+                made.expert_action()
+            plays_ahead = plays_ahead and bool(made.changing_parts())
         except RuntimeError as error:
-            problem = str(error)
-    finally:
-        made.close()
-    if problem:
-        raise ConfigError(
-            [
-                f"label: task {task!r} cannot be labelled: {problem}; leave label out or choose "
-                "another env"
-            ]
-        )
+            problems.append(f"task {task.name!r}: {error}")
+        finally:
+            made.close()
+    if problems:
+        remedy = "leave label out, or choose other tasks or another env"
+        raise ConfigError([f"label: {line}; {remedy}" for line in problems])
+    return plays_ahead
 
 
 def play_round(
@@ -113,12 +119,16 @@ def play_round(
     policy: Policy,
     number: int,
     on_done: Callable[[EpisodeRecord], None] = lambda record: None,
+    *,
+    label_chunk: int = 1,
 ) -> Played:
     """Plays round `number` with the policy as it is; `on_done` is called with each episode.
 
+    `label_chunk` as of `jobs_of_round`.
+
     Raises what `rollout` raises.
     """
-    jobs = jobs_of_round(config, number)
+    jobs = jobs_of_round(config, number, label_chunk=label_chunk)
     stats = RolloutStats(episodes={})
     records = rollout(
         config.env,

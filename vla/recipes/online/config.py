@@ -119,6 +119,10 @@ class ExpertLabels(Config):
     learn: Literal["all", "corrections"] = "all"
     """all: the expert's action in every state that was visited. corrections: only where the expert
     acted itself."""
+    whole_chunks: bool | None = None
+    """Label the policy's whole chunk: the expert plays on in the simulator, which is then put back.
+    false: later actions of a chunk are learned only where the expert's were executed. null: true
+    where the env can be put back."""
     beta: float = Field(default=0.0, ge=0, le=1)
     """Share of the first round that the expert plays itself."""
     beta_decay: float = Field(default=0.0, ge=0, le=1)

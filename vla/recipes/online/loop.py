@@ -20,7 +20,7 @@ from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.models.policy import Policy, load_policy
 from vla.recipes.online.acting import jobs_of_round, play_round, require_expert
-from vla.recipes.online.config import FREE_ON_RESUME, OnlineConfig
+from vla.recipes.online.config import FREE_ON_RESUME, ExpertLabels, OnlineConfig
 from vla.recipes.online.evaluations import Evaluations
 from vla.recipes.online.progress import RoundProgress
 from vla.recipes.online.replay import Replay, further_rounds_mend
@@ -111,11 +111,13 @@ class _Run:
         torch.set_flush_denormal(True)  # moments near zero would make the CPU's arithmetic slow
         set_seed(config.seed)
         policy = self._policy(checkpoint)
+        self._label_chunk = 1
         if config.label is not None:
-            require_expert(config.env)
+            plays_ahead = require_expert(config.env)
+            self._label_chunk = _label_chunk(config.label, policy.chunk, plays_ahead=plays_ahead)
         objective: Objective = config.objective.build(policy)
         self._check(objective)
-        self.replay = Replay(config, policy, objective)
+        self.replay = Replay(config, policy, objective, self._label_chunk)
         if checkpoint is None:
             self._warn_of_known_starts()
         self.reward: LearnedRewards | None = None
@@ -305,7 +307,13 @@ class _Run:
         config = self.config
         started = time.monotonic()
         with self._deployed() as policy:
-            played = play_round(config, policy, number, self.progress.acting(number))
+            played = play_round(
+                config,
+                policy,
+                number,
+                self.progress.acting(number),
+                label_chunk=self._label_chunk,
+            )
         acted = time.monotonic()
         rewarded: dict[str, float] = {}
         if self.reward is not None:
@@ -427,6 +435,19 @@ class _Run:
             if "evaluation/p_value" in metrics:
                 parts[-1] += f" (against round 0: p = {metrics['evaluation/p_value']:.2g})"
         return "; ".join(parts) + f"; {seconds:.1f} s"
+
+
+def _label_chunk(label: ExpertLabels, chunk: int, *, plays_ahead: bool) -> int:
+    """How many actions the expert labels at each step. Raises ConfigError if it cannot."""
+    if label.whole_chunks and not plays_ahead:
+        raise ConfigError(
+            [
+                "label.whole_chunks: this env cannot be put back after the expert has played on (it "
+                "has no changing_parts); set label.whole_chunks=false"
+            ]
+        )
+    whole = plays_ahead if label.whole_chunks is None else label.whole_chunks
+    return chunk if whole else 1
 
 
 __all__ = ["OnlineResult", "online"]

@@ -16,7 +16,7 @@ import numpy as np
 from vla.config import ConfigError, UserError
 from vla.data import Episode, EpisodeDataset, Windows, episode_balanced_weights
 from vla.data.errors import UniformRewardsError
-from vla.data.extras import VALID_ACTIONS
+from vla.data.extras import ACTION_CHUNK, VALID_ACTIONS
 from vla.data.loading.multi_robot import RobotBatch
 from vla.data.replay.growing_windows import GrowingWindows
 from vla.models.policy import Policy
@@ -35,6 +35,7 @@ class Replay:
         config: of the run.
         policy: whose cameras, image sizes, history and chunk windows have.
         objective: whose next steps, discount and columns they have.
+        label_chunk: actions that the expert labels at each step.
 
     Attributes:
         prior_seeds: of the prior data's episodes, as far as they say.
@@ -42,8 +43,11 @@ class Replay:
     Raises DataError or ConfigError if prior data cannot be read or are another robot's.
     """
 
-    def __init__(self, config: OnlineConfig, policy: Policy, objective: Objective) -> None:
+    def __init__(
+        self, config: OnlineConfig, policy: Policy, objective: Objective, label_chunk: int = 1
+    ) -> None:
         self.config = config
+        self._label_chunk = label_chunk
         self.objective = objective
         self._policy = policy
         self._extras = list(objective.extras)
@@ -85,7 +89,8 @@ class Replay:
         if lines:
             raise ConfigError([f"prior_data.path: {path}: {line}" for line in lines])
         if share is None:
-            self.add([unlabelled(dataset.episode(index)) for index in range(len(dataset))])
+            episodes = map(dataset.episode, range(len(dataset)))
+            self.add([unlabelled(episode, self._label_chunk) for episode in episodes])
             return
         self.prior = Windows(
             at_size_seen(dataset, sizes_seen([self._policy])),
@@ -106,7 +111,7 @@ class Replay:
         # columns that nobody reads would only cost memory
         wanted = [*self._extras]
         if self.config.label is not None:
-            wanted.append(VALID_ACTIONS)
+            wanted += [VALID_ACTIONS, ACTION_CHUNK]
         found = []
         for episode in episodes:
             if self.config.label is not None and VALID_ACTIONS not in episode.extras:

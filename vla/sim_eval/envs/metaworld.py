@@ -240,6 +240,9 @@ class MetaworldEnv(SimEnv):
         action = self._expert.get_action(self._raw)
         return np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
 
+    def changing_parts(self) -> tuple[object, ...]:
+        return (self, self._progress, self._expert, self._sim)
+
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The picture of the first camera, uint8 (H, W, 3)."""
         return self._image(self.config.cameras[0])

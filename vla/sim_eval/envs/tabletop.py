@@ -365,6 +365,9 @@ class TabletopEnv(SimEnv):
             raise RuntimeError("expert_action before reset: call reset first")
         return self._expert.action()
 
+    def changing_parts(self) -> tuple[object, ...]:
+        return (self, self._progress)
+
     # --- observations, info, instructions ---------------------------------------------------------
 
     def observe(self) -> dict[str, Any]:

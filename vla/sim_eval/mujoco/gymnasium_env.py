@@ -130,6 +130,11 @@ class GymEnv(SimEnv):
     def expert_action(self) -> np.ndarray:
         raise RuntimeError(f"{self.task.name} has no expert")
 
+    def changing_parts(self) -> tuple[object, ...]:
+        # the mazes of gymnasium-robotics keep the robot one level down
+        inner = getattr(self.sim, "point_env", None)
+        return (self, self.sim) if inner is None else (self, self.sim, inner)
+
     # --- gymnasium's methods ----------------------------------------------------------------------
 
     def reset(

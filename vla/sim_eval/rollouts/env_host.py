@@ -21,8 +21,14 @@ from vla.sim_eval.env_contract import EnvError
 from vla.sim_eval.gates.base import Proposal
 from vla.sim_eval.rollouts.env_checks import check_images
 from vla.sim_eval.rollouts.episode_player import EpisodePlayer
-from vla.sim_eval.rollouts.episode_recorder import DECISION, EXPERT_ACTION, INTERVENTION
-from vla.sim_eval.rollouts.expert_labels import expert_label
+from vla.sim_eval.rollouts.episode_recorder import (
+    DECISION,
+    EXPERT_ACTION,
+    EXPERT_CHUNK,
+    EXPERT_STEPS,
+    INTERVENTION,
+)
+from vla.sim_eval.rollouts.expert_labels import expert_chunk, expert_label
 from vla.sim_eval.rollouts.jobs import Decision, EpisodeRecord, Job
 from vla.sim_eval.rollouts.takeover import Takeover
 
@@ -206,7 +212,7 @@ class EnvHost:
         if slot in self._takeovers:
             proposal = Proposal(player.observation, proposed.actions, expert, proposed.uncertainty)
             by_expert = self._takeovers[slot].expert_acts(proposal)
-        extras |= {EXPERT_ACTION: expert, INTERVENTION: by_expert}
+        extras |= {INTERVENTION: by_expert} | _expert_columns(player, expert)
         return expert if by_expert else proposed.actions, by_expert, extras
 
     def _labels(self, player: EpisodePlayer, action: np.ndarray, *, driver: str) -> dict[str, Any]:
@@ -215,7 +221,7 @@ class EnvHost:
             return {}
         by_expert = driver == "expert"
         label = action if by_expert else expert_label(player.env)
-        return {EXPERT_ACTION: label, INTERVENTION: by_expert}
+        return {INTERVENTION: by_expert} | _expert_columns(player, label)
 
     def _done(self, slot: int, player: EpisodePlayer) -> Done:
         is_first = self._first_of_its_kind(player)
@@ -263,3 +269,12 @@ class EnvHost:
         for _, env in self._envs.values():
             env.close()
         self._envs.clear()
+
+
+def _expert_columns(player: EpisodePlayer, label: np.ndarray) -> dict[str, Any]:
+    """What is recorded of the expert's answer in the present state, before anything is executed."""
+    columns: dict[str, Any] = {EXPERT_ACTION: label}
+    if player.job.label and player.job.label_chunk > 1:
+        chunk, own = expert_chunk(player.env, label, player.job.label_chunk)
+        columns |= {EXPERT_CHUNK: chunk.reshape(-1), EXPERT_STEPS: own}
+    return columns

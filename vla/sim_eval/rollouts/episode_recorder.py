@@ -20,6 +20,11 @@ steps between, and where something else acted."""
 EXPERT_ACTION = "expert_action"
 """Column: what the expert would have done, or did, at the step, (L, A) in robot units."""
 
+EXPERT_CHUNK = "expert_chunk"
+"""Column: what the expert would have done from the step on, (L, K * A) in robot units."""
+EXPERT_STEPS = "expert_steps"
+"""Column: how many of those actions are the expert's own; the episode's end repeats the last."""
+
 
 class EpisodeRecorder:
     """Takes what is seen, done and rewarded, step by step."""
@@ -81,4 +86,11 @@ class EpisodeRecorder:
         )
 
 
-__all__ = ["DECISION", "EXPERT_ACTION", "INTERVENTION", "EpisodeRecorder"]
+__all__ = [
+    "DECISION",
+    "EXPERT_ACTION",
+    "EXPERT_CHUNK",
+    "EXPERT_STEPS",
+    "INTERVENTION",
+    "EpisodeRecorder",
+]

@@ -9,6 +9,7 @@ import numpy as np
 
 from vla.config import UserError
 from vla.sim_eval.env import SimEnv
+from vla.sim_eval.mujoco.preserved import preserved
 
 
 def expert_label(env: SimEnv) -> np.ndarray:
@@ -30,6 +31,32 @@ def expert_label(env: SimEnv) -> np.ndarray:
             "record what is executed (vla collect: actions=executed)"
         ) from error
     return np.clip(action, spec.action_low, spec.action_high).astype(np.float32)
+
+
+def expert_chunk(env: SimEnv, first: np.ndarray, length: int) -> tuple[np.ndarray, int]:
+    """What the expert would do from the present state on: float32 (length, A), and how many of them
+    are its own.
+
+    It plays ahead, and the env is then as it was, to the bit. Where an episode ends before, its
+    last action is repeated.
+
+    Args:
+        env: that tells its `changing_parts`.
+        first: the expert's action in the present state (A,).
+
+    Raises what `expert_label` and `preserved` raise.
+    """
+    actions = [first]
+    with preserved(env):
+        env.render_images = False  # the expert knows the state: nobody looks
+        while len(actions) < length:
+            _, _, terminated, truncated, _ = env.step(actions[-1])
+            if terminated or truncated:
+                break
+            actions.append(expert_label(env))
+    own = len(actions)
+    actions += actions[-1:] * (length - own)
+    return np.stack(actions), own
 
 
 def valid_actions(followed: np.ndarray) -> np.ndarray:
@@ -55,4 +82,4 @@ def run_lengths(true: np.ndarray) -> np.ndarray:
     return lengths
 
 
-__all__ = ["expert_label", "run_lengths", "valid_actions"]
+__all__ = ["expert_chunk", "expert_label", "run_lengths", "valid_actions"]

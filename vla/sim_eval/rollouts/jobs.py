@@ -31,6 +31,8 @@ class Job:
         draw: tells apart episodes of one seed: the policy draws other samples.
         record: keep the episode's steps (`RolloutStats.episodes`). Every step is then drawn.
         label: record what the expert would have done at each step.
+        label_chunk: how many actions of the expert are recorded at each step with `label`: where
+            more than one, it plays ahead, in envs that can be put back.
         takeover: when the expert acts in the policy's place; None for never.
         stop_if_stuck: end the episode, as a time limit does, where nothing has moved for so long;
             None for never.
@@ -52,6 +54,7 @@ class Job:
     draw: int = 0
     record: bool = False
     label: bool = False
+    label_chunk: int = 1
     takeover: TakeoverConfig | None = None
     stop_if_stuck: StuckConfig | None = None
 

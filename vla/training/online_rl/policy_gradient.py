@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vla.common.errors import Notice
@@ -23,6 +23,7 @@ from vla.models.critics import CriticConfig, StateCritic
 from vla.models.policy import Policy, load_policy
 from vla.models.transfer.cameras import cameras_of
 from vla.training.losses import Metrics, masked_mean
+from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError
 from vla.training.online_rl.advantages import (
     Decisions,
@@ -101,6 +102,12 @@ class ValuedConfig(PolicyGradientConfig, ABC):
     would be noise."""
     critic: CriticConfig = CriticConfig()
     """Network of V over the policy's features."""
+
+    @model_validator(mode="after")
+    def _no_option_is_ignored(self) -> ValuedConfig:
+        why = "V is learned as a number, and there is no Q; drop it"
+        refuse_ignored_options(self, ("critic.bins", "critic.executed"), why)
+        return self
 
 
 class PolicyGradient(Objective):

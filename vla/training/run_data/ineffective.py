@@ -31,6 +31,11 @@ def ineffective_settings(config: TrainConfig) -> list[str]:
             f"data.rewards.scale: {config.data.rewards.scale:g} makes all rewards alike; use a "
             "number near 1"
         )
+    if getattr(config.objective, "priorities", None) is not None:
+        found.append(
+            "objective.priorities: are found at the border of rounds (`vla online`), and count for "
+            "nothing here; set objective.priorities=null"
+        )
     return found + _never_drawn(config)
 
 

@@ -26,7 +26,7 @@ from vla.training.offline_rl.values.base import (
 )
 from vla.types import Spec
 
-Q_OPTIONS = ("monte_carlo_floor", "target_rate", "critic.ensemble")
+Q_OPTIONS = ("monte_carlo_floor", "target_rate", "critic.ensemble", "critic.bins")
 """Options of values of actions, which this value part has not."""
 
 
