@@ -88,6 +88,24 @@ class Batch:
         texts = [self.instruction[row] for row in rows]
         return dataclasses.replace(chosen, instruction=texts)
 
+    def followed_by(self, later: Self) -> Self:
+        """Longer windows: of each window its steps here, then those of `later`, whose instruction
+        holds; of cameras and extra columns those that both have."""
+        values: dict[str, Any] = {}
+        for column in dataclasses.fields(self):
+            mine, theirs = getattr(self, column.name), getattr(later, column.name)
+            if isinstance(mine, dict):
+                values[column.name] = {
+                    name: torch.cat([part, theirs[name]], dim=1)
+                    for name, part in mine.items()
+                    if name in theirs
+                }
+            elif column.name in ("instruction", "task_index"):
+                values[column.name] = theirs
+            else:
+                values[column.name] = torch.cat([mine, theirs], dim=1)
+        return type(self)(**values)
+
     @classmethod
     def concat(cls, batches: Sequence[Self]) -> Self:
         """The windows of all batches, one batch after the other; of cameras and extra columns those

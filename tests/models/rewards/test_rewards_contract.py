@@ -15,10 +15,17 @@ from vla.config import UserError, lookup, validate
 from vla.data import EpisodeDataset
 from vla.models import Policy
 from vla.models.checkpoint_files import CheckpointError
+from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.models.policies.mlp import MLPConfig
 from vla.models.rewards.base import RewardError, RewardModel
 from vla.models.rewards.labelled import LabelledSteps
-from vla.models.rewards.scoring import score_dataset, score_episodes, score_steps, windows_of
+from vla.models.rewards.scoring import (
+    score_dataset,
+    score_episodes,
+    score_steps,
+    steps_of,
+    windows_of,
+)
 from vla.models.rewards.storage import load_reward, save_reward
 
 SMALL = {
@@ -115,6 +122,33 @@ def test_episodes_in_memory_get_the_rewards_of_those_on_disk(
     else:
         np.testing.assert_array_equal(success, on_disk.success >= 0.5)
     assert score_episodes(model, []) == []
+
+
+def test_a_model_that_sees_the_start_gets_it_in_front_of_every_window(
+    data: EpisodeDataset, tmp_path: Path
+) -> None:
+    config = validate(lookup("rewards", "classifier"), {"sees_start": True, "hidden": 16})
+    with pytest.raises(RewardError, match=r"policy\.history=2"):
+        config.build(toys.SPEC, trunk())
+    policy = DecisionTransformerConfig(history=3, width=16, depth=1, heads=2).build(toys.SPEC)
+    policy.language.preload({text: torch.ones(policy.language.dim) for text in toys.TEXTS})
+    model = config.build(toys.SPEC, policy).eval()
+    steps = steps_of(model, windows_of(model, data))
+    last = int(steps.starts[1]) - 1
+    batch = steps.gather(np.array([last]))
+    # the first step, and the history of two that is left
+    assert batch.timesteps.tolist() == [[0, last - 1, last]]
+    np.testing.assert_array_equal(batch.state[0].numpy(), steps.states[[0, last - 1, last]])
+    chosen = steps.chosen(np.array([1])).gather(np.array([2]))
+    assert chosen.timesteps.tolist() == [[0, 1, 2]]
+
+    save_reward(model, tmp_path / "reward")
+    loaded = load_reward(tmp_path / "reward")
+    on_disk = score_dataset(loaded, data)
+    made = score_episodes(loaded, [data.episode(i) for i in range(len(data))])
+    np.testing.assert_allclose(
+        np.concatenate([episode.rewards for episode in made]), on_disk.rewards, atol=1e-6
+    )
 
 
 def test_an_episode_of_another_robot_is_refused(data: EpisodeDataset) -> None:

@@ -91,6 +91,8 @@ class RewardModel(nn.Module, ABC):
     threshold: Tensor
     policy: Policy | None
     history: int = 1
+    sees_start: bool = False
+    """Whether each window has the episode's first step in front (`LabelledSteps.with_starts`)."""
     chunk: int = 1
     """Actions of a step, K, of the batches that it takes."""
     cameras: tuple[str, ...] = ()

@@ -109,6 +109,17 @@ class LabelledSteps:
             numbers=self.numbers[episodes],
         )
 
+    def with_starts(self) -> LabelledSteps:
+        """The same steps, whose windows have the episode's first step in front: T + 1 steps."""
+        gather, episode_of, starts = self.gather, self.episode_of, self.starts
+
+        def both(rows: np.ndarray) -> Batch:
+            index_B = np.asarray(rows, np.int64)
+            first = gather(starts[episode_of[index_B]])
+            return first.steps(-1, None).followed_by(gather(index_B))
+
+        return replace(self, gather=both)
+
     @classmethod
     def of_windows(cls, windows: Windows) -> LabelledSteps:
         """The steps of a dataset's chosen episodes."""

@@ -105,13 +105,14 @@ def labelled_episodes(model: RewardModel, episodes: Sequence[Episode]) -> Labell
     for number, episode in enumerate(episodes):
         _check_fits(model, episode, number)
     sizes = {} if model.policy is None else model.policy.image_sizes
-    return LabelledSteps.of_episodes(
+    steps = LabelledSteps.of_episodes(
         episodes,
         history=model.history,
         chunk=model.chunk,
         cameras=model.cameras,
         sizes=sizes,
     )
+    return steps.with_starts() if model.sees_start else steps
 
 
 def _check_fits(model: RewardModel, episode: Episode, number: int) -> None:
@@ -170,7 +171,7 @@ def score_dataset(
     done = 0
     for group in groups_of_episodes(dataset, range(len(dataset))):
         windows = windows_of(model, dataset, group)
-        parts.append(score_steps(model, LabelledSteps.of_windows(windows)))
+        parts.append(score_steps(model, steps_of(model, windows)))
         done += len(windows)
         if progress is not None:
             progress(done, total)
@@ -180,6 +181,12 @@ def score_dataset(
         scores=np.concatenate([part.scores for part in parts]),
         success=np.concatenate(success) if success else None,
     )
+
+
+def steps_of(model: RewardModel, windows: Windows) -> LabelledSteps:
+    """The steps of `windows_of` as the model reads them."""
+    steps = LabelledSteps.of_windows(windows)
+    return steps.with_starts() if model.sees_start else steps
 
 
 def windows_of(
@@ -217,5 +224,6 @@ __all__ = [
     "score_dataset",
     "score_episodes",
     "score_steps",
+    "steps_of",
     "windows_of",
 ]

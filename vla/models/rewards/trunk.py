@@ -34,6 +34,10 @@ class TrunkRewardConfig(RewardModelConfig, ABC):
     """Width of the hidden layers on top of the trunk's features."""
     depth: int = Field(default=2, ge=1, le=100)
     """Hidden layers."""
+    sees_start: bool = False
+    """Show the trunk the episode's first step in front of the latest ones: whether a thing was
+    moved cannot be seen without where it was. It takes a place of the history: set
+    policy.history=2."""
     freeze_trunk: bool = False
     """Let the layers on top learn alone, from the features as they are."""
 
@@ -67,6 +71,14 @@ class TrunkReward(RewardModel):
             raise RewardError("policy: is for several robots; name the policy of one")
         self.policy = policy.unwrapped
         self.history = self.policy.history
+        self.sees_start = config.sees_start
+        if config.sees_start:
+            if self.history < 2:
+                raise RewardError(
+                    "model.sees_start: the first step and the latest one need a history of two; "
+                    "set policy.history=2"
+                )
+            self.history -= 1
         self.chunk = self.policy.chunk
         self.cameras = tuple(cameras_of(self.policy))
         self.reads_action = reads_action

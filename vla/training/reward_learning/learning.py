@@ -24,7 +24,7 @@ from vla.data.loading.multi_robot import RobotBatch
 from vla.models.policy import Policy, load_policy
 from vla.models.rewards.base import Examples, RewardError, RewardModel
 from vla.models.rewards.labelled import LabelledSteps
-from vla.models.rewards.scoring import check_same_robot, score_steps, windows_of
+from vla.models.rewards.scoring import check_same_robot, score_steps, steps_of, windows_of
 from vla.models.rewards.storage import REWARD_FOLDER, save_reward
 from vla.training.checkpoint import Checkpoint, remove_leftovers, scores_of
 from vla.training.hardware.allocator import keep_freed_memory
@@ -150,9 +150,8 @@ class _Run:
 
     def _steps(self, dataset: EpisodeDataset, episodes: list[int] | None) -> LabelledSteps:
         check_same_robot(self.model, dataset.spec, str(dataset.root))
-        return LabelledSteps.of_windows(
-            windows_of(self.model, dataset, episodes, cache=self.config.data.cache)
-        )
+        windows = windows_of(self.model, dataset, episodes, cache=self.config.data.cache)
+        return steps_of(self.model, windows)
 
     def result(self) -> RewardResult:
         model = self.model.to(self.accelerator.device)

@@ -27,6 +27,7 @@ from vla.models.rewards.scoring import (
     check_same_robot,
     labelled_episodes,
     score_episodes,
+    steps_of,
     windows_of,
 )
 from vla.models.rewards.storage import load_reward, save_reward
@@ -114,7 +115,7 @@ class RewardLearner:
         self.theirs: LabelledSteps | None = None
         if demonstrations is not None:
             check_same_robot(self.model, demonstrations.spec, str(demonstrations.root))
-            self.theirs = LabelledSteps.of_windows(windows_of(self.model, demonstrations))
+            self.theirs = steps_of(self.model, windows_of(self.model, demonstrations))
         if config.path is None:
             assert self.theirs is not None
             assert self.model.policy is not None
