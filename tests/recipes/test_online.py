@@ -341,3 +341,18 @@ def test_a_schedule_over_all_rounds_keeps_their_number(tmp_path: Path) -> None:
     online(config_of(tmp_path / "run", rounds=1, evaluate=None, **cosine))
     with pytest.raises(ConfigError, match=r"rounds: is 2, the run in .* has 1"):
         online(config_of(tmp_path / "run", rounds=2, evaluate=None, **cosine), resume=True)
+
+
+def test_updates_in_bfloat16_are_recorded_and_learn(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "objective": {"type": "bc"},
+        "label": {},
+        "keep": "all",
+        "evaluate": None,
+    }
+    full = online(config_of(tmp_path / "full", **changes))
+    half = online(config_of(tmp_path / "half", precision="bf16", **changes))
+    assert "precision: bf16" in (tmp_path / "half" / "config.yaml").read_text()
+    # rounded, and the same loss but for that
+    assert half.metrics["loss"] != full.metrics["loss"]
+    assert half.metrics["loss"] == pytest.approx(full.metrics["loss"], rel=0.05)

@@ -42,6 +42,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("changes", "message"),
     [
         ({"keep": 11}, r"keep: 11 steps do not hold one episode, which takes up to 12"),
+        ({**PPO, "precision": "bf16"}, "precision: policy gradients compare"),
         ({"updates": None}, "epochs, updates, updates_per_step: give one of them"),
         ({"updates_per_step": 1}, "epochs, updates, updates_per_step: give one of them"),
         ({"env": {"type": "locomotion", "robot": "hopper"}, "label": {}}, "label: task .* no expert"),

@@ -167,6 +167,11 @@ class _Run:
                 "ema_decay: the running mean would act, and another policy learn from it; set it "
                 "to null"
             )
+        if gradients and config.precision == "bf16":
+            lines.append(
+                "precision: policy gradients compare likelihoods with those of the float32 policy "
+                "that acted; set precision=no"
+            )
         if gradients and config.keep != "round":
             lines.append(
                 "keep: policy gradients learn from what the present policy did; set keep: round"
@@ -300,6 +305,7 @@ class _Run:
             steps=total,
             seed=config.seed,
             out=self.out,
+            bf16=config.precision == "bf16",
         )
 
     def _round(self, number: int) -> dict[str, float]:
