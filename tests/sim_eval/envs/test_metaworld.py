@@ -39,9 +39,9 @@ def test_tasks_are_those_of_metaworld():
 def test_groups_have_the_published_sizes():
     sizes = {
         suite: len(MetaworldConfig(suite=suite).suite().tasks)
-        for suite in ("mt50", "easy", *GROUPS)
+        for suite in ("mt50", "baku30", "easy", *GROUPS)
     }
-    assert sizes == {"mt50": 50, "easy": 28, "medium": 11, "hard": 6, "very_hard": 5}
+    assert sizes == {"mt50": 50, "baku30": 30, "easy": 28, "medium": 11, "hard": 6, "very_hard": 5}
     assert set().union(*GROUPS.values()) < set(INSTRUCTIONS)
 
 

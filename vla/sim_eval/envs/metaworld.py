@@ -20,7 +20,12 @@ from vla.common.names import did_you_mean
 from vla.common.versions import installed_versions
 from vla.config import ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
-from vla.sim_eval.envs.metaworld_parts.instructions import INSTRUCTIONS, MT10, group_of
+from vla.sim_eval.envs.metaworld_parts.instructions import (
+    BAKU30,
+    INSTRUCTIONS,
+    MT10,
+    group_of,
+)
 from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
 from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
 from vla.types import Spec
@@ -78,10 +83,10 @@ class MetaworldConfig(EnvConfig):
     model_config = ConfigDict(serialize_by_alias=True)
 
     type: Literal["metaworld"] = "metaworld"
-    suite_name: Literal["mt10", "mt50", "easy", "medium", "hard", "very_hard"] = Field(
+    suite_name: Literal["mt10", "mt50", "baku30", "easy", "medium", "hard", "very_hard"] = Field(
         "mt10", alias="suite"
     )
-    """Tasks by the name of their list; a difficulty is one of the groups in
+    """Tasks by the name of their list; baku30 are those of BAKU's table, a difficulty is one of the groups in
     which results are published."""
     tasks: tuple[str, ...] | None = None
     """Tasks by name, for example [drawer-open, reach]; they take the place of the suite."""
@@ -153,9 +158,10 @@ class MetaworldConfig(EnvConfig):
 
 
 def tasks_of(suite: str) -> tuple[str, ...]:
-    """Names of the tasks of a suite: "mt10", "mt50" or a difficulty."""
-    if suite == "mt10":
-        return MT10
+    """Names of the tasks of a suite: "mt10", "mt50", "baku30" or a difficulty."""
+    lists = {"mt10": MT10, "baku30": BAKU30}
+    if suite in lists:
+        return lists[suite]
     return tuple(task for task in INSTRUCTIONS if suite in ("mt50", group_of(task)))
 
 

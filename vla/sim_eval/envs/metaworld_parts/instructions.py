@@ -40,6 +40,41 @@ MT10: tuple[str, ...] = (
     "window-close",
 )
 
+# On these RT-1, MT-ACT and BAKU are compared from pixels (Haldar et al. 2024, arXiv:2406.07539):
+# the tasks of its released config.
+BAKU30: tuple[str, ...] = (
+    "basketball",
+    "bin-picking",
+    "button-press",
+    "button-press-topdown",
+    "button-press-topdown-wall",
+    "button-press-wall",
+    "coffee-button",
+    "coffee-pull",
+    "coffee-push",
+    "dial-turn",
+    "disassemble",
+    "door-lock",
+    "door-open",
+    "door-unlock",
+    "drawer-close",
+    "drawer-open",
+    "faucet-close",
+    "faucet-open",
+    "hammer",
+    "handle-press",
+    "handle-press-side",
+    "handle-pull",
+    "handle-pull-side",
+    "shelf-place",
+    "soccer",
+    "stick-push",
+    "sweep",
+    "sweep-into",
+    "window-close",
+    "window-open",
+)
+
 # Task -> the primary instruction, then its paraphrases. The order is part of the results:
 # `paraphrase: 2` and the severities of the perturbation name texts by their number. Add at the end,
 # and change no text that data was made with.
