@@ -11,6 +11,8 @@ import pytest
 import torch
 from served_robots import connected, lone, observation, tiny_policy
 
+from vla.config import UserError
+from vla.serving import ServeConfig
 from vla.types import Observation
 
 
@@ -148,3 +150,22 @@ def test_one_robot_with_broken_weights_for_its_picture_spares_the_others(serve):
     assert "NaN or infinity came out" in found[2][1]
     texts = [answer for answers in found for answer in answers if isinstance(answer, str)]
     assert len(texts) == 1
+
+
+def test_an_exported_policy_is_served_with_its_memories(tmp_path, serve):
+    pytest.importorskip("onnxruntime")
+    from vla.export import export_onnx
+    from vla.serving.server import load_actor
+
+    policy = tiny_policy(history=3)
+    export_onnx(policy, tmp_path / "out")
+    config = ServeConfig(policy=str(tmp_path / "out"), threads=1)
+    actor = load_actor(config)
+    server = serve(actor, max_batch=1)
+    episode = [observation(step) for step in range(5)]
+    for ours, expected in zip(played(server, episode), lone(actor, episode), strict=True):
+        assert np.array_equal(ours, expected)
+    with connected(server) as robot:
+        assert robot.metadata["instructions"] == [f"do task {i}" for i in range(4)]
+    with pytest.raises(UserError, match="leave device out"):
+        load_actor(config.model_copy(update={"device": "cuda"}))

@@ -14,7 +14,7 @@ class ServeConfig(RootConfig):
     """A policy server. `vla serve POLICY [key=value]`, or `vla.serving.serve(config)`."""
 
     policy: PathText
-    """Folder of a checkpoint, or a repository of the Hugging Face hub."""
+    """Folder of a checkpoint or of an exported policy, or a repository of the Hugging Face hub."""
     host: str = "127.0.0.1"
     """Address that it listens on. Any but this machine's own needs a key, or `insecure`."""
     port: int = Field(8000, ge=0, le=65535)

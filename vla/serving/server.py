@@ -16,8 +16,10 @@ from websockets.asyncio.server import serve as serve_sockets
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
+from vla.common.cores import usable_cores
 from vla.common.errors import UserError
 from vla.common.registry import lookup, names
+from vla.export.runtime import is_exported, load
 from vla.models import load_policy
 from vla.models.checkpoint_files import checked_device
 from vla.models.policies.multi_robot import MultiRobotPolicy
@@ -215,14 +217,29 @@ def serve(config: ServeConfig, announce: Callable[[str], None] = print) -> None:
         config: how.
         announce: called with a line that says where.
 
-    Raises CheckpointError if the policy cannot be loaded, UserError if it cannot be served so.
+    Raises what `load_actor` raises, and UserError if the policy cannot be served so.
     """
     # before the weights, which may take a minute
     check_exposure(config.host, load_keys(config.api_keys_file), insecure=config.insecure)
+    asyncio.run(PolicyServer(load_actor(config), config).run(announce))
+
+
+def load_actor(config: ServeConfig) -> Actor:
+    """The policy that a config names, a checkpoint's or an exported one.
+
+    Raises CheckpointError, PackageError of an exported policy, or UserError if it cannot be served
+    so.
+    """
+    if is_exported(config.policy):
+        if config.device not in ("auto", "cpu"):
+            raise UserError(
+                f"device={config.device}: an exported policy computes on the CPU; leave device out"
+            )
+        return load(config.policy, threads=config.threads or max(1, usable_cores() // 2))
     policy = load_policy(config.policy, device=checked_device(_device(config.device)))
     if isinstance(policy, MultiRobotPolicy):
         raise policy.one_of_several("be served")
-    asyncio.run(PolicyServer(policy, config).run(announce))
+    return policy
 
 
 def _device(name: str) -> str:

@@ -124,5 +124,8 @@ class Service:
 
 def _instructions(actor: Actor) -> list[str]:
     """The instructions that a policy knows without its text encoder."""
+    exported: tuple[str, ...] = getattr(actor, "instructions", ())
+    if exported:
+        return list(exported)[:1000]
     language = getattr(actor, "language", None)
     return list(language.cached())[:1000] if language is not None else []
