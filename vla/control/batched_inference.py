@@ -180,7 +180,9 @@ class BatchedPolicy:
         elif self.settings.realtime is not None:
             execute = self._planned
         if execute is not None:
-            chosen = [execute(*pair) for pair in zip(episodes, chunks_BKA, strict=True)]
+            merged = [execute(*pair) for pair in zip(episodes, chunks_BKA, strict=True)]
+            # an average of chunks may lie between the two ends of a binary dimension
+            chosen = [self.actor.spec.to_ends(actions_nA) for actions_nA in merged]
         if memory is not None and (execute is not None or exploration is not None):
             # `act` remembered what its chunk begins with, but the robot executes others
             executed_BnA = torch.from_numpy(np.stack(chosen))

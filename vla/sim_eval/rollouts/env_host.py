@@ -154,7 +154,7 @@ class EnvHost:
             if player.job.driver == "expert":
                 action = player.env.expert_action()
             else:
-                action = rng.uniform(low, high).astype(np.float32)
+                action = spec.to_ends(rng.uniform(low, high).astype(np.float32))
             action = np.clip(action, low, high).astype(np.float32)
             extras = {DECISION: 0} | self._labels(player, action, driver=player.job.driver)
             player.step(action, look=False, **extras)
