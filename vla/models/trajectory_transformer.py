@@ -126,7 +126,8 @@ class TrajectoryTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:  # a router has none
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.position, std=0.05)
         if self.positions == "timestep":
             nn.init.normal_(self.time.weight, std=0.02)

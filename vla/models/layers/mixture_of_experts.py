@@ -61,7 +61,7 @@ class Routing:
     probabilities: Float[Tensor, "... E"]
     chosen: Int64[Tensor, "... k"]
 
-    def balance_loss(self, counted: Bool[Tensor, "..."] | None = None) -> Tensor:
+    def balance_loss(self, counted: Bool[Tensor, "*batch"] | None = None) -> Tensor:
         """E times the sum over experts of (share of the choices) x (mean probability): 1 if all
         experts are used alike, E if one takes all (Switch Transformer, equation 4; of several
         choices per token each counts 1 / k, as in ST-MoE, arXiv:2202.08906).
