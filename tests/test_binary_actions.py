@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-
 from small_policies import mlp, rt1
+
 from vla.config import ConfigError
 from vla.control.exploration import Exploration
 from vla.data import DatasetWriter, Episode, EpisodeDataset

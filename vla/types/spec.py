@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 
 from vla.common.foreign.json_files import JsonError, read_json
 from vla.common.foreign.texts import is_text
+from vla.types.binary_ends import binary_middle
 from vla.types.dimension_names import made_up_names
 from vla.types.errors import SpecError
 
@@ -290,12 +291,6 @@ class Spec:
 
         seen = self.fake_batch(B, 1, seed=seed).observation(-1)
         return dataclasses.replace(seen, reward=torch.zeros(B), target_return=torch.ones(B))
-
-
-def binary_middle(low: float, high: float) -> float:
-    """Where a binary dimension changes its end: from this value on it is `high`."""
-    # in float32, as actions are, so that tokens and continuous heads agree on every value
-    return float(np.float32((low + high) / 2))
 
 
 def _check_kinds(values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vla.types.spec import binary_middle
+from vla.types.binary_ends import binary_middle
 
 D = TypeVar("D")
 

@@ -110,7 +110,7 @@ def test_the_probabilities_are_those_of_the_data_and_not_of_the_draws() -> None:
     for probability in (0.05, 0.15, 0.5):
         with torch.no_grad():
             bias.fill_(float(np.log(probability / (1 - probability))))
-        losses[probability] = float(made.loss(batch)[0])
+        losses[probability] = float(made.loss(batch)[0].detach())
     assert min(losses, key=losses.get) == 0.15
 
 
@@ -136,7 +136,7 @@ def test_a_running_episode_has_the_risks_of_its_file(history: int) -> None:
     for state, action in zip(recorded.state, recorded.actions, strict=True):
         running.see({}, state, toys.TEXTS[0])
         batch = batch_of(made, [running])
-        candidates = torch.tensor([[action, -action]])
+        candidates = torch.from_numpy(np.stack([action, -action]))[None]
         risk = made.of_candidates(batch, candidates)
         found.append(float(risk[0, 0]))
         others.append(float(risk[0, 1]))

@@ -2,8 +2,8 @@
 
 Shazeer et al. 2017 (arXiv:1701.06538): a linear router gives each token a distribution over the
 experts, the k most likely ones compute it, and their outputs are summed with the renormalised
-probabilities (as in Mixtral, arXiv:2401.04088). Song et al. 2024, "GeRM" (arXiv:2403.13358), put 2 of
-8 experts into RT-1 with the Q-Transformer's objective for a quadruped.
+probabilities (as in Mixtral, arXiv:2401.04088). Song et al. 2024, "GeRM" (arXiv:2403.13358), put
+2 of 8 experts into RT-1 with the Q-Transformer's objective for a quadruped.
 
 N tokens, D width, E experts, k experts of a token.
 """
@@ -115,7 +115,7 @@ class MixtureOfExperts(nn.Module):
 
     def _route(self, x_ND: Tensor) -> tuple[Float[Tensor, "N k"], Routing]:
         # In float32 also under autocast (Switch Transformer, section 2.4): in bfloat16 experts that
-        # are nearly as likely would be told apart by rounding.
+        # are nearly as likely would be chosen by rounding.
         with torch.autocast(x_ND.device.type, enabled=False):
             logits_NE = F.linear(x_ND.float(), self.router.weight.float())
             probabilities_NE = logits_NE.softmax(-1)

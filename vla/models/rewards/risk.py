@@ -159,7 +159,7 @@ class RiskLabels:
 
     Attributes:
         ahead: bool (N,), whether a failure follows within the horizon.
-        known: bool (N,), False where the recording stops before that can be told.
+        known: bool (N,), False where the recording stops before that can be known.
         failed: bool (N,), the steps that have failed themselves.
         source: where failures come from, for people.
         horizon: steps.
@@ -221,8 +221,8 @@ def _failures(steps: LabelledSteps, column: str | None) -> tuple[np.ndarray, str
         return values > 0, f"column {column}"
     if "terminated" not in steps.recorded:
         raise RewardError(
-            f"{steps.name}: true ends are not recorded, so no failure can be told from a time "
-            "limit; record a column of failures and name it with model.column"
+            f"{steps.name}: true ends are not recorded, so a failure looks like a time limit; "
+            "record a column of failures and name it with model.column"
         )
     solved_N = steps.episode_solved[steps.episode_of]
     return steps.terminated & ~solved_N, "episodes that ended unsolved"
@@ -240,7 +240,8 @@ class RiskExamples(Examples):
         failing_episodes = np.unique(steps.episode_of[labels.failed])
         self.lines = (
             f"failures ({labels.source}): {len(failing_episodes)} of {len(steps.lengths)} episodes",
-            f"steps: {len(self.failing)} before a failure, {len(self.safe)} safe, {unknown} unknown",
+            f"steps: {len(self.failing)} before a failure, {len(self.safe)} safe, "
+            f"{unknown} unknown",
         )
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:

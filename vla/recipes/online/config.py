@@ -310,6 +310,11 @@ class OnlineConfig(RootConfig):
                 "act.explore: policy gradients learn from the policy's own samples, which are "
                 "varied already; leave it out, or raise objective.temperature"
             )
+        if self.act.shield is not None:
+            raise ValueError(
+                "act.shield: policy gradients learn from the policy's own samples, and a shield "
+                "executes others; leave it out, or use an objective such as sac"
+            )
 
     @property
     def temperature(self) -> float:
