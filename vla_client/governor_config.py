@@ -76,11 +76,14 @@ class GovernorConfig:
     def of_spec(cls, spec: Mapping[str, Any], values: Mapping[str, Any]) -> GovernorConfig:
         """The limits and the rate of a policy's spec, and the other keys of `values`.
 
+        A binary dimension of the spec has one of two values, and no rate: its kind is `keep`.
+
         Args:
             spec: of `client.metadata["spec"]` or a checkpoint's spec.json.
             values: keys of this class; at least `kind` and `max_step`.
 
-        Raises `GovernorError` if a key is missing or unknown.
+        Raises `GovernorError` if a key is missing or unknown, or gives a binary dimension another
+        kind.
         """
         given: dict[str, Any] = {
             "names": tuple(spec["action_names"]),
@@ -98,6 +101,7 @@ class GovernorConfig:
                 raise GovernorError(
                     f"governor: {key} is missing: write for example {key}: {example}"
                 )
+        given["kind"] = _kind_with_binary(given["kind"], spec)
         return cls(**given)
 
     @property
@@ -183,6 +187,24 @@ class Bounds:
     inner_high: np.ndarray
     max_step: np.ndarray
     max_from_measured: np.ndarray
+
+
+def _kind_with_binary(kind: Any, spec: Mapping[str, Any]) -> Any:
+    """`kind` with the spec's binary dimensions, which specs of older policies do not name."""
+    binary = spec.get("binary_actions", ())
+    if not binary:
+        return kind
+    if isinstance(kind, str):
+        kind = {name: "keep" if name in binary else kind for name in spec["action_names"]}
+    if not isinstance(kind, Mapping):
+        return kind  # the class says what is wrong with it
+    for name in binary:
+        if kind.get(name, "keep") != "keep":
+            raise GovernorError(
+                f"kind of {name}: {shown(kind[name])}, but the policy's spec says that it is "
+                "binary, which a rate would break: write keep, or leave it out"
+            )
+    return {**kind, **dict.fromkeys(binary, "keep")}
 
 
 def _is_number(value: object) -> bool:

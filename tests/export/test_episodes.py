@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_robots_of_different_age_join(both: tuple[Policy, ExportedPolicy], spec:
     "changes",
     [
         {"history": 1},
+        {"experts": {"num_local_experts": 4}},
         {"attention": "flex", "dropout": 0.0, "norm": "group"},
         {"feed_forward": "swiglu", "norm": "frozen_batch", "token_learner": False, "stride": 32},
         {"head": {"type": "flow", "integration_steps": 3}, "chunk": 2},
@@ -112,6 +114,16 @@ def test_rt1(changes: dict[str, Any], spec: Spec, tmp_path):
     policy = rt1(spec, **changes)
     export_onnx(policy, tmp_path / "out")
     assert_equal_episodes(policy, load(tmp_path / "out"))
+
+
+def test_binary_dimensions(spec: Spec, tmp_path):
+    binary = dataclasses.replace(spec, binary_actions=("grip",))
+    policy = mlp(binary, head={"type": "gaussian"}, chunk=3)
+    export_onnx(policy, tmp_path / "out")
+    exported = load(tmp_path / "out")
+    assert exported.spec.binary_actions == ("grip",)
+    assert set(np.unique(play(exported, binary, 3)[..., 2])) == {0.0, 0.5}
+    assert_equal_episodes(policy, exported)
 
 
 @pytest.mark.slow

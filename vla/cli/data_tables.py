@@ -99,7 +99,8 @@ def _print_actions(info: dict[str, Any]) -> None:
     limits = zip(spec["action_low"], spec["action_high"], strict=True)
     for (name, values), (low, high) in zip(info["actions"].items(), limits, strict=True):
         numbers = [f"{values[key]:.3g}" for key in statistics]
-        table.add_row(name, f"{low:g} to {high:g}", *numbers)
+        between = "or" if name in spec.get("binary_actions", ()) else "to"
+        table.add_row(name, f"{low:g} {between} {high:g}", *numbers)
     console.print(table)
 
 

@@ -12,7 +12,7 @@ import inspect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ from vla.control.temporal_ensemble import TemporalEnsemble
 from vla.control.uncertainty import MeasuredChoice
 from vla.types import ActionDistribution, Actor, Observation, Spec, SpecError
 from vla.types.finite import ActionError
+
+if TYPE_CHECKING:
+    from vla.control.shield import Shield, ShieldedChoice
+    from vla.models.rewards.running_episode import RunningEpisode
 
 
 @dataclass
@@ -52,6 +56,7 @@ class EpisodeState:
         measure: what is asked of the distributions that its chunks come from; None for nothing.
         uncertainty: that measure of its last chunk.
         held: the action (A,) that it tries for a while; of exploration.
+        running: what a shield has to remember of it.
     """
 
     robot_state: np.ndarray | None = None
@@ -63,6 +68,7 @@ class EpisodeState:
     measure: Measure | None = None
     uncertainty: float | None = None
     held: Held = None
+    running: RunningEpisode | None = None
 
     @property
     def waits(self) -> bool:
@@ -94,6 +100,13 @@ class BatchedPolicy:
         temperature = self.settings.temperature
         self._options = {"temperature": temperature} if temperature else {}
         self._calls = 0
+        self.shield: Shield | None = None
+        if self.settings.shield is not None:
+            # here, not above: only a shielded policy needs the room of reward models
+            from vla.control.shield import Shield
+
+            every = self.settings.replan_every
+            self.shield = Shield(self.settings.shield, actor.spec, replan_every=every)
         # a critic that values n actions of a chunk has not looked at those behind them
         self._given = self.settings.replan_every or self.traits.executed_actions
 
@@ -142,6 +155,8 @@ class BatchedPolicy:
     def tell_executed(self, episode: EpisodeState, actions: np.ndarray) -> None:
         """The robot executed other actions (n, A) than it was given: what the policy remembers of
         its last step is put right."""
+        if episode.running is not None:
+            episode.running.did(actions[-1])
         row = episode.memory_row
         if row is None:
             return
@@ -160,6 +175,8 @@ class BatchedPolicy:
         observation = self._observation(episodes, images, rows)
         memory = _joined_memory(episodes)
         options = self._options | self._choice(episodes)
+        if self.shield is not None:
+            options["choose"] = self._shielded(self.shield, episodes, images, rows)
         measured = self._measured(episodes, options)
         if measured is not None:
             options["choose"] = measured
@@ -180,11 +197,16 @@ class BatchedPolicy:
         elif self.settings.realtime is not None:
             execute = self._planned
         if execute is not None:
-            chosen = [execute(*pair) for pair in zip(episodes, chunks_BKA, strict=True)]
+            merged = [execute(*pair) for pair in zip(episodes, chunks_BKA, strict=True)]
+            # an average of chunks may lie between the two ends of a binary dimension
+            chosen = [self.actor.spec.to_ends(actions_nA) for actions_nA in merged]
         if memory is not None and (execute is not None or exploration is not None):
             # `act` remembered what its chunk begins with, but the robot executes others
             executed_BnA = torch.from_numpy(np.stack(chosen))
             memory = self.traits.remember(memory, executed_BnA)
+        if self.shield is not None:
+            running = [episode.running for episode in episodes if episode.running is not None]
+            self.shield.remember(running, [actions_nA[0] for actions_nA in chosen])
         self._calls += 1
         for row, episode in enumerate(episodes):
             episode.memory_row = None if memory is None else _MemoryRow(self._calls, memory, row)
@@ -227,6 +249,27 @@ class BatchedPolicy:
         every, temperature = self._every, self.settings.temperature
         choose = chooser(plans, realtime, self.actor.spec, every=every, temperature=temperature)
         return {"choose": choose}
+
+    def _shielded(
+        self,
+        shield: Shield,
+        episodes: Sequence[EpisodeState],
+        images: dict[str, np.ndarray],
+        rows: list[int],
+    ) -> ShieldedChoice:
+        """What chooses the next chunks in the policy's place."""
+        running = []
+        for episode in episodes:
+            if episode.running is None:
+                episode.running = shield.begin()
+            running.append(episode.running)
+        return shield.choice(
+            running,
+            {camera: images[camera][rows] for camera in shield.model.cameras},
+            np.stack([episode.robot_state for episode in episodes if episode.waits]),
+            [episode.instruction for episode in episodes],
+            temperature=self.settings.temperature,
+        )
 
     def _measured(
         self, episodes: Sequence[EpisodeState], options: dict[str, Any]
@@ -301,6 +344,7 @@ def _check_options(actor: Actor, traits: ActorTraits, settings: ControlSettings)
     """Raises UserError if the policy cannot be used as the settings say."""
     every = settings.replan_every
     _check_realtime(actor, traits, settings)
+    _check_shield(actor, settings)
     if settings.target_return is not None and not traits.return_conditioned:
         raise UserError(
             f"target_return is {settings.target_return:g}, but the policy is not conditioned on "
@@ -334,6 +378,28 @@ def _check_options(actor: Actor, traits: ActorTraits, settings: ControlSettings)
         raise UserError(
             f"replan_every is {every}, but ensembling needs a chunk for every step: set it to 1"
         )
+
+
+def _check_shield(actor: Actor, settings: ControlSettings) -> None:
+    """Raises UserError if what a shield has judged would not be what is executed."""
+    if settings.shield is None:
+        return
+    if not can_choose(actor):
+        raise UserError(
+            f"shield: act of {type(actor).__name__} gives actions and no distribution, so there "
+            "are no chunks to choose among: drop shield"
+        )
+    others = {
+        "ensemble": settings.ensemble,
+        "latency": settings.realtime,
+        "explore": settings.exploration,
+    }
+    for key, value in others.items():
+        if value is not None:
+            raise UserError(
+                f"shield: judges the chunks that the policy draws, and {key} executes others: drop "
+                "one of the two"
+            )
 
 
 def _check_realtime(actor: Actor, traits: ActorTraits, settings: ControlSettings) -> None:

@@ -47,6 +47,8 @@ class Exploration:
         high_A = np.asarray(spec.action_high, np.float32)
         if self.noise:
             noise = torch.randn(chunks.shape).numpy() * (high_A - low_A) / 2
+            # between two ends there is nothing to try; `epsilon` tries the other one
+            noise = np.where(spec.is_binary, 0.0, noise)
             chunks = np.clip(chunks + self.noise * noise, low_A, high_A)
         if self.epsilon and self.persistence:
             held = [self._hold(action, low_A, high_A) for action in held]
@@ -59,7 +61,8 @@ class Exploration:
             uniform = low_A + torch.rand(chunks.shape).numpy() * (high_A - low_A)
             replaced = torch.rand(chunks.shape).numpy() < self.epsilon
             chunks = np.where(replaced, uniform, chunks)
-        return chunks.astype(np.float32), held
+        # of a binary dimension that is drawn, both ends are equally likely
+        return spec.to_ends(chunks.astype(np.float32)), held
 
     def _hold(self, action: Held, low: np.ndarray, high: np.ndarray) -> Held:
         """What an episode holds at its next decision."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from vla.control.exploration import Exploration
 from vla.control.realtime import RealtimeSettings
+from vla.control.shield_config import ShieldConfig
 
 Measure = Literal["entropy", "spread"]
 """How sure a policy is of a chunk (see `vla.control.uncertainty`)."""
@@ -24,6 +25,7 @@ class ControlSettings:
         target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
         realtime: how chunks follow each other that arrive late; None: they are there at once.
         exploration: noise on what the policy chose, for episodes that are learned from; None: none.
+        shield: a risk network that chooses among the policy's chunks; None: the policy chooses.
     """
 
     replan_every: int | None = 1
@@ -32,3 +34,4 @@ class ControlSettings:
     target_return: float | None = None
     realtime: RealtimeSettings | None = None
     exploration: Exploration | None = None
+    shield: ShieldConfig | None = None

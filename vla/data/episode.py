@@ -207,6 +207,14 @@ def _check_bounds(where: str, actions: np.ndarray, spec: Spec) -> None:
             f"{float(actions[step, dim])}, outside [{low[dim]}, {high[dim]}] of the spec; clip "
             "the action before it is executed, or widen the spec"
         )
+    between = np.asarray(actions, np.float32) != spec.to_ends(np.asarray(actions, np.float32))
+    if between.any():
+        step, dim = (int(v) for v in np.argwhere(between)[0])
+        raise DataError(
+            f"{where}: actions: step {step}, {spec.action_names[dim]!r} is "
+            f"{float(actions[step, dim])}, and the spec says that it is {low[dim]:g} or "
+            f"{high[dim]:g}; move it to the nearer of them (`Spec.to_ends`)"
+        )
 
 
 def _check_images(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,8 @@ from pydantic import Field, PositiveFloat, field_validator
 
 from vla.common.renamed import former_attributes
 from vla.config import Config
-from vla.types import Spec
+from vla.data.errors import DataError
+from vla.types import Spec, SpecError
 
 Orientation = Literal["rotate_90", "rotate_180", "rotate_270", "flip_up_down", "flip_left_right"]
 """How an image is turned: counter-clockwise, or mirrored."""
@@ -51,6 +52,9 @@ class KeyMap(Config):
     """The instruction itself, for all episodes: for datasets that hold none."""
     control_hz: PositiveFloat | None = None
     """Actions per second, for datasets that do not say."""
+    binary_actions: list[str] | None = None
+    """Action dimensions that only take the two ends of their range, by name, such as a gripper that
+    opens or closes (`Spec.binary_actions`); by default those that the dataset itself says."""
     extras: list[str] | None = None
     """Columns of numbers that are kept with each step beside all that (`Episode.extras`), for
     datasets of LeRobot's format; by default those that a dataset of this package has, and
@@ -58,7 +62,7 @@ class KeyMap(Config):
     split: str | None = None
     """Which part to read if the dataset has named parts, for example `train`; all by default."""
 
-    @field_validator("state", "action", "extras", mode="before")
+    @field_validator("state", "action", "binary_actions", "extras", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         # `state=qpos[:6]`: within a list YAML would want it quoted, since it has brackets itself
@@ -140,6 +144,18 @@ class DatasetReader(ABC):
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
         """Raises DataError if the dataset is damaged or contradicts itself, or lacks one of
         `keys`."""
+
+    def with_spec_keys(self, keys: KeyMap | None) -> Self:
+        """The reader, whose spec says what `keys` say of every format alike.
+
+        Raises DataError if they name an action dimension that the dataset lacks.
+        """
+        if keys is not None and keys.binary_actions is not None:
+            try:
+                self.spec = replace(self.spec, binary_actions=tuple(keys.binary_actions))
+            except SpecError as error:
+                raise DataError(f"{self.root}: {error}; correct the key binary_actions") from error
+        return self
 
     @abstractmethod
     def columns(self) -> Columns:

@@ -73,7 +73,7 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     name = format or recognised_format(root)
     if name is None:
         raise unknown_files(root, list(formats))
-    return formats[name](root, keys)  # type: ignore[no-any-return]
+    return formats[name](root, keys).with_spec_keys(keys)  # type: ignore[no-any-return]
 
 
 def _where_else(root: Path) -> str:
@@ -90,7 +90,7 @@ def _where_else(root: Path) -> str:
 def _open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetReader:
     from vla.data.formats.lerobot_parts.remote import open_remote  # needs fsspec
 
-    return open_remote(url, format, keys)
+    return open_remote(url, format, keys).with_spec_keys(keys)
 
 
 class EpisodeDataset:

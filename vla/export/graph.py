@@ -100,7 +100,7 @@ class StepGraph(nn.Module):
         chunk_BKA = _chunk(output, inputs)
         is_finite_B = _finite(chunk_BKA) & _finite(output.features[:, -1])
         found = {
-            "actions": chunk_BKA.clamp(policy.action_low, policy.action_high),
+            "actions": policy.within_limits(chunk_BKA),
             "is_finite": is_finite_B,
         }
         logits = getattr(output.actions, "logits", None)

@@ -99,7 +99,10 @@ def _spec_table(spec: Spec, history: int) -> str:
     ]
     # a row for each dimension: who builds a robot for the policy looks up its limits here
     for name, low, high in zip(spec.action_names, spec.action_low, spec.action_high, strict=True):
-        lines.append(f"| {name} | {low:g} | {high:g} |")
+        values = f"{low:g} | {high:g}"
+        if name in spec.binary_actions:
+            values += ", nothing between"
+        lines.append(f"| {name} | {values} |")
     return "\n".join(lines)
 
 

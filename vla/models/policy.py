@@ -52,6 +52,7 @@ from vla.tokenizers.language import (
 )
 from vla.types import ActionDistribution, Batch, ImageSize, Observation, PolicyOutput, Spec
 from vla.types.finite import check_finite
+from vla.types.tensors import to_ends
 
 
 class PolicyConfig(Config, ABC):
@@ -257,6 +258,12 @@ class Policy(
         `vla.models.policies.multi_robot`)."""
         return ()
 
+    def within_limits(self, actions: Float[Tensor, "... A"]) -> Float[Tensor, "... A"]:
+        """Actions in robot units -> within the spec's range; binary dimensions at the nearer of
+        two."""
+        clamped = actions.clamp(self.action_low, self.action_high)
+        return to_ends(clamped, self.spec.action_names, self.spec.binary_ends)
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
@@ -304,7 +311,7 @@ class Policy(
             actions_BTKA = choose(output.actions)
         # before they are clamped, which makes a limit of infinity
         check_finite(actions_BTKA[:, -1], output.features[:, -1], observation, self.spec)
-        actions_BKA = actions_BTKA[:, -1].clamp(self.action_low, self.action_high)
+        actions_BKA = self.within_limits(actions_BTKA[:, -1])
         # only now are the actions known, so they join the memory one step after what was seen
         return actions_BKA.cpu(), self.remember(memory, actions_BKA)
 

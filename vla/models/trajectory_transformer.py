@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from vla.models.layers.mixture_of_experts import ExpertsConfig, Routing
 from vla.models.layers.transformer import Block, FeedForwardKind, KeyValue, rotation
 from vla.models.trunk_cache import TrunkCache
 from vla.models.trunk_plan import TrunkPlan, make_plan
@@ -43,6 +44,7 @@ class TrajectoryTransformer(nn.Module):
         normalise: LayerNorm before the first and after the last layer (Decision Transformer).
         attention: sdpa, or flex: block-sparse from the same mask, without dropout. Where
             flex_attention has no gradient (on CPUs) training uses sdpa all the same.
+        experts: a mixture of them in place of each feed-forward layer; None for one layer.
         backbone: another stack in place of the native one: see `vla.models.layers.backbone`.
 
     Raises:
@@ -59,6 +61,7 @@ class TrajectoryTransformer(nn.Module):
         heads: int,
         key_dim: int,
         feed_forward: FeedForwardKind = "linear",
+        experts: ExpertsConfig | None = None,
         dropout: float = 0.0,
         positions: Positions = "absolute",
         max_timestep: int = 0,
@@ -85,6 +88,7 @@ class TrajectoryTransformer(nn.Module):
         self.attention = attention
         self.dropout = dropout
         self.max_timestep = max_timestep
+        self.experts = experts
         # the order of what follows is that of a checkpoint's names, and of the random numbers
         self.embed = nn.Linear(width, width) if project else None
         slots = layout.length(steps if positions == "absolute" else 1)
@@ -95,7 +99,14 @@ class TrajectoryTransformer(nn.Module):
         # a backbone has a last norm of its own
         self.norm_out = nn.LayerNorm(width) if normalise and backbone is None else None
         self.blocks = nn.ModuleList(
-            Block(width, heads, key_dim, feed_forward=feed_forward, dropout=dropout)
+            Block(
+                width,
+                heads,
+                key_dim,
+                feed_forward=feed_forward,
+                experts=experts,
+                dropout=dropout,
+            )
             for _ in range(depth if backbone is None else 0)
         )
         # a plan follows from the kind of call alone: it is made once for each
@@ -115,7 +126,8 @@ class TrajectoryTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:  # a router has none
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.position, std=0.05)
         if self.positions == "timestep":
             nn.init.normal_(self.time.weight, std=0.02)
@@ -128,6 +140,7 @@ class TrajectoryTransformer(nn.Module):
         read: Sequence[int],
         last_step_only: bool = False,
         timesteps: Int64[Tensor, "B T"] | None = None,
+        router_losses: list[Tensor] | None = None,
     ) -> Float[Tensor, "B steps R D"]:
         """Hidden states of the slots that are read.
 
@@ -140,6 +153,8 @@ class TrajectoryTransformer(nn.Module):
             last_step_only: of the last step only -> (B, 1, R, D). Empty slots that nobody needs for
                 it are not computed, which changes nothing in the result.
             timesteps: index of each step in its episode, for `positions: timestep`.
+            router_losses: to which the balance loss of each layer with experts is appended
+                (`Routing.balance_loss`).
 
         Raises:
             LayoutError: a segment's content or the timesteps are missing.
@@ -150,7 +165,11 @@ class TrajectoryTransformer(nn.Module):
         plan = self._plan(T, tuple(read), last_step_only, x_BLD.device)
         if plan.keep is not None:
             x_BLD = x_BLD[:, plan.keep]
-        hidden_BRD = self._hidden(x_BLD, plan, mask_BT)  # the slots of all steps side by side
+        routing: list[Routing] | None = None if router_losses is None else []
+        # the slots of all steps side by side
+        hidden_BRD = self._hidden(x_BLD, plan, mask_BT, routing)
+        if router_losses is not None:
+            router_losses += _balance_losses(routing or [], plan, mask_BT)
         return hidden_BRD.unflatten(1, (-1, len(read)))
 
     def advance(
@@ -293,7 +312,13 @@ class TrajectoryTransformer(nn.Module):
     def _leave(self, x_BRD: Tensor) -> Tensor:
         return x_BRD if self.norm_out is None else self.norm_out(x_BRD)
 
-    def _hidden(self, x_BLD: Tensor, plan: TrunkPlan, mask_BT: Tensor | None) -> Tensor:
+    def _hidden(
+        self,
+        x_BLD: Tensor,
+        plan: TrunkPlan,
+        mask_BT: Tensor | None,
+        routing: list[Routing] | None,
+    ) -> Tensor:
         """Hidden states of the places that the plan reads, from the tokens that it keeps."""
         if self.backbone is not None:
             valid_BL = None if mask_BT is None else plan.valid_tokens(mask_BT)
@@ -312,14 +337,14 @@ class TrajectoryTransformer(nn.Module):
         if skips_blocks and (x_BLD.is_cuda or not torch.is_grad_enabled()):
             blocks = self._block_mask(plan, mask_BT, len(x_BLD))
             for block in self.blocks:
-                x_BLD = block(x_BLD, blocks, None, turn)
+                x_BLD = block(x_BLD, blocks, None, turn, routing)
             return self._leave(x_BLD[:, plan.read])
         mask = plan.mask_for(mask_BT)
         for block in self.blocks[:-1]:
-            x_BLD = block(x_BLD, mask, None, turn)
+            x_BLD = block(x_BLD, mask, None, turn, routing)
         # nobody reads the other tokens after the last layer: it computes the wanted rows alone
         rows_of_mask = mask[..., plan.read, :]
-        x_BRD = self.blocks[-1](x_BLD, rows_of_mask, plan.read, turn)
+        x_BRD = self.blocks[-1](x_BLD, rows_of_mask, plan.read, turn, routing)
         return self._leave(x_BRD)
 
     # --- masks and positions of a call ------------------------------------------------------------
@@ -437,6 +462,21 @@ class TrajectoryTransformer(nn.Module):
             ages=tuple(age + 1 for age in ages),
             tokens=len(kept),
         )
+
+
+def _balance_losses(
+    routing: Sequence[Routing], plan: TrunkPlan, mask_BT: Tensor | None
+) -> list[Tensor]:
+    """Of each layer, over the tokens of valid steps."""
+    if mask_BT is None:
+        return [layer.balance_loss() for layer in routing]
+    valid_BL = plan.valid_tokens(mask_BT)
+    losses = []
+    for layer in routing:
+        # the last layer computes the rows that are read alone; steps stand in one order in both
+        every_token = layer.chosen.shape[1] == valid_BL.shape[1]
+        losses.append(layer.balance_loss(valid_BL if every_token else valid_BL[:, plan.read]))
+    return losses
 
 
 def _last(x_BHNE: Tensor, tokens: int) -> Tensor:

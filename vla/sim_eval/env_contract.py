@@ -229,7 +229,7 @@ def _actions(env: SimEnv, steps: int) -> np.ndarray:
     spec = env.robot_spec
     shape = (steps, spec.action_dim)
     drawn = np.random.default_rng(0).uniform(spec.action_low, spec.action_high, shape)
-    return drawn.astype(np.float32)
+    return spec.to_ends(drawn.astype(np.float32))
 
 
 # --- how it ends, and whether its expert acts -----------------------------------------------------
@@ -266,6 +266,13 @@ def _expert(env: SimEnv) -> Iterator[str]:
     above = (action > np.asarray(spec.action_high) + 1e-6).any()
     if below or above:
         yield f"expert_action: gives {action}, outside the spec's bounds; clip it"
+    between = np.abs(action - spec.to_ends(action)) > 1e-6
+    if between.any():
+        names = ", ".join(np.array(spec.action_names)[between])
+        yield (
+            f"expert_action: gives {action}, but {names} is binary: give the lower or the upper "
+            "end of its range"
+        )
     if not env.expert_has_memory and not np.array_equal(action, np.asarray(env.expert_action())):
         yield (
             "expert_action: gives another action when it is asked twice in one state; make it a "

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from vla.config import Choice, PathText, RootConfig
 from vla.config.numbers import BatchSize, Seed
+from vla.control.shield_config import ShieldConfig
 from vla.sim_eval.rollouts.settings import BATCH_SIZE, RolloutSettings
 from vla.sim_eval.workers.launchers import Launcher
 
@@ -51,6 +52,9 @@ class EvalConfig(RootConfig):
     target_return: float | None = Field(None, allow_inf_nan=False)
     """Return (1 or 0 for success or failure) that a return-conditioned policy is asked for; null:
     its own."""
+    shield: ShieldConfig | None = None
+    """Choose among several chunks of the policy by a risk network, such as `shield={path:
+    runs/risk}`; null: its own choice."""
     after_success_steps: int = Field(0, ge=0)
     """Steps played after the first success, to see whether it lasts; 0: stop at the first
     success."""
@@ -91,6 +95,7 @@ class EvalConfig(RootConfig):
             ensemble=self.ensemble,
             temperature=self.temperature,
             target_return=self.target_return,
+            shield=self.shield,
             timeout=self.timeout,
             launcher=self.launcher,
             ray_address=self.ray_address,

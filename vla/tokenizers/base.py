@@ -21,7 +21,7 @@ from vla.common.foreign.json_files import JsonError, read_json
 from vla.config import Config, UserError, registered
 from vla.tokenizers.grammar import TokenGrammar
 from vla.types import Spec
-from vla.types.tensors import is_exporting
+from vla.types.tensors import is_exporting, to_ends
 
 FORMAT = "vla.action_tokenizer"
 FORMAT_VERSION = 1
@@ -47,6 +47,8 @@ class ActionTokenizer(ABC):
     Attributes:
         action_names: one name per action dimension.
         chunk: K, actions per chunk.
+        binary_ends: the two values of each binary dimension, by name (`Spec.binary_ends`); what is
+            decoded is moved to the one that is nearer.
     """
 
     _classes: ClassVar[dict[str, type[ActionTokenizer]]] = {}
@@ -55,7 +57,12 @@ class ActionTokenizer(ABC):
         super().__init_subclass__(**kwargs)
         ActionTokenizer._classes[cls.__name__] = cls
 
-    def __init__(self, action_names: Sequence[str], chunk: int) -> None:
+    def __init__(
+        self,
+        action_names: Sequence[str],
+        chunk: int,
+        binary_ends: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         if chunk < 1:
             raise TokenizerError(f"chunk must be at least 1, got {chunk}")
         if chunk > MAX_CHUNK:
@@ -66,6 +73,7 @@ class ActionTokenizer(ABC):
             )
         self.action_names = tuple(action_names)
         self.chunk = chunk
+        self.binary_ends = dict(binary_ends or {})
 
     @property
     def action_dim(self) -> int:
@@ -280,7 +288,7 @@ class ActionTokenizer(ABC):
         # an exported graph cannot look at numbers; there ids come from an argmax over allowed ones
         if not is_exporting():
             self._check_ids(ids_D)
-        return self._decode(ids_D)
+        return to_ends(self._decode(ids_D), self.action_names, self.binary_ends)
 
     def _check_ids(self, ids_D: Tensor) -> None:
         if bool(((ids_D < 0) | (ids_D >= self.vocab_size)).any()):
@@ -305,7 +313,7 @@ class ActionTokenizer(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the inverse of `from_dict`."""
-        return {
+        values = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "class": type(self).__name__,
@@ -313,6 +321,9 @@ class ActionTokenizer(ABC):
             "chunk": self.chunk,
             "state": self._state(),
         }
+        if self.binary_ends:
+            values["binary_ends"] = {name: list(ends) for name, ends in self.binary_ends.items()}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -347,7 +358,13 @@ class ActionTokenizer(ABC):
         try:
             names = [str(name) for name in values["action_names"]]
             chunk = int(values["chunk"])
-            return cast(Self, found._from_state(names, chunk, values["state"]))
+            tokenizer = cast(Self, found._from_state(names, chunk, values["state"]))
+            # files of robots without binary dimensions have no such key
+            stored_ends = values.get("binary_ends", {})
+            tokenizer.binary_ends = {
+                name: (float(low), float(high)) for name, (low, high) in stored_ends.items()
+            }
+            return tokenizer
         except TokenizerError:
             raise
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -375,6 +392,16 @@ class ActionTokenizer(ABC):
     @property
     def _dims(self) -> str:
         return f"{self.action_dim} ({', '.join(self.action_names)})"
+
+    def _bound_of_ends(self, bound_A: Tensor) -> Tensor:
+        """`bound_A` of what `_decode` gives -> that of what `decode` gives."""
+        bound_A = bound_A.clone()
+        for name, (low, high) in self.binary_ends.items():
+            dim = self.action_names.index(name)
+            # a value just beside the middle may go to the farther end, but never beyond it
+            beside_middle = (high - low) / 2 + float(bound_A[dim])
+            bound_A[dim] = min(high - low, beside_middle)
+        return bound_A
 
     def _refitted(self, what: str) -> TokenizerError:
         """What to raise if a file of an older version lacks `what`."""

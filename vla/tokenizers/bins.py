@@ -2,9 +2,10 @@
 OpenVLA).
 
 `num_bins` bins have `num_bins + 1` edges. Bin i holds edge_i <= value < edge_{i+1}, the last bin
-its upper edge too; an id decodes to the middle of its bin. A binary dimension, such as a gripper's,
-takes the ids 0 and 1 alone, which decode to the ends of the spec's range. Tokens are ordered action
-by action: all dimensions of the first action of the chunk, then those of the second.
+its upper edge too; an id decodes to the middle of its bin. A binary dimension
+(`Spec.binary_actions`, or named in the config) takes the ids 0 and 1 alone, which decode to the
+ends of the spec's range. Tokens are ordered action by action: all dimensions of the first action of
+the chunk, then those of the second.
 
 N actions, K actions per chunk, A dimensions, E edges.
 """
@@ -48,7 +49,8 @@ class BinsConfig(TokenizerConfig):
     it."""
 
     binary: tuple[str, ...] = ()
-    """Action dimensions that only open or close, by name.
+    """Action dimensions that only open or close, by name; those that the spec calls binary need not
+    be named again.
 
     They take two ids: values below the middle of the spec's range decode to its lower end, the
     others to its upper end."""
@@ -66,19 +68,24 @@ class BinsTokenizer(ActionTokenizer):
 
     def __init__(self, config: BinsConfig, spec: Spec, chunk: int) -> None:
         super().__init__(spec.action_names, chunk)
-        self._configure(config)
+        self._configure(config, (*config.binary, *spec.binary_actions))
         low = np.array(spec.action_low)
         high = np.array(spec.action_high)
         # rounded to float32, as decoded actions are: they must compare equal
         ends = zip(spec.action_names, low.astype(np.float32), high.astype(np.float32), strict=True)
-        self._ends = {name: (float(a), float(b)) for name, a, b in ends if name in config.binary}
+        self._ends = {name: (float(a), float(b)) for name, a, b in ends if name in self._binary}
         if config.scheme == "uniform":
             self._set_edges(uniform_edges(low, high, config.num_bins))
         elif config.scheme == "mu_law":
             self._set_edges(mu_law_edges(low, high, config.num_bins, config.mu))
 
-    def _configure(self, config: BinsConfig) -> None:
-        """Raises TokenizerError if a binary dimension is none of the robot's."""
+    def _configure(self, config: BinsConfig, binary: Sequence[str]) -> None:
+        """Raises TokenizerError if a binary dimension of the config is none of the robot's.
+
+        Args:
+            config: as the user has written it.
+            binary: names of all binary dimensions, the config's and the spec's.
+        """
         unknown = [name for name in config.binary if name not in self.action_names]
         if unknown:
             raise TokenizerError(
@@ -88,11 +95,12 @@ class BinsTokenizer(ActionTokenizer):
         self.config = config
         # edges and centres by device; empty until they are known
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        binary_A = torch.tensor([name in config.binary for name in self.action_names])
+        self._binary = frozenset(binary)
+        binary_A = torch.tensor([name in self._binary for name in self.action_names])
         binary_D = binary_A.repeat(self.chunk)
         self._ordered = ~binary_D
         self._allowed: Tensor | None = None
-        if config.binary:
+        if self._binary:
             first_two_V = torch.arange(config.num_bins) < 2
             self._allowed = ~binary_D[:, None] | first_two_V
 
@@ -213,8 +221,9 @@ class BinsTokenizer(ActionTokenizer):
         tokenizer = cls.__new__(cls)
         ActionTokenizer.__init__(tokenizer, action_names, chunk)
         settings = {k: v for k, v in state.items() if k not in ("edges", "ends")}
-        tokenizer._configure(BinsConfig(**settings))
         stored_ends = state.get("ends", {})
+        config = BinsConfig(**settings)
+        tokenizer._configure(config, (*config.binary, *stored_ends))
         tokenizer._ends = {name: (float(a), float(b)) for name, (a, b) in stored_ends.items()}
         if state["edges"] is not None:
             tokenizer._set_edges(state["edges"])
@@ -236,7 +245,7 @@ class BinsTokenizer(ActionTokenizer):
         edges_AE = np.full((A, E), np.inf)
         centres = np.empty((A, E - 1))
         for dim, (name, row) in enumerate(zip(self.action_names, rows, strict=True)):
-            if name in self.config.binary:
+            if name in self._binary:
                 # infinite edges after the middle: no value falls into a third bin
                 low, high = self._ends[name]
                 edges_AE[dim, :2] = (low, np.float32((low + high) / 2))

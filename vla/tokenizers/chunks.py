@@ -57,15 +57,30 @@ class ActionRange:
     high: Float[np.ndarray, " A"]
 
     @classmethod
-    def fit(cls, actions_NA: Tensor, quantiles: tuple[float, float], names: Sequence[str]) -> Self:
+    def fit(
+        cls,
+        actions_NA: Tensor,
+        quantiles: tuple[float, float],
+        names: Sequence[str],
+        binary_ends: Mapping[str, tuple[float, float]],
+    ) -> Self:
         """From two quantiles of the data; a dimension that is the same in all of them is kept as
         this constant.
+
+        Args:
+            actions_NA: robot units.
+            quantiles: the lower and the upper one.
+            names: of the dimensions.
+            binary_ends: the ranges of binary dimensions. Quantiles would lose a flag that is set in
+                the last step of each episode.
 
         Raises:
             TokenizerError: the quantiles of a dimension are equal though it moves.
         """
         values_NA = actions_NA.numpy().astype(np.float64)
         low, high = np.quantile(values_NA, quantiles, axis=0).astype(np.float32)
+        for name, ends in binary_ends.items():
+            low[names.index(name)], high[names.index(name)] = ends
         least = values_NA.min(0)
         greatest = values_NA.max(0)
         for dim, name in enumerate(names):

@@ -36,8 +36,14 @@ class CodebookTokenizer(ActionTokenizer):
     _table_name: ClassVar[str]
     """What the table is called in files and messages."""
 
-    def __init__(self, config: CodebookConfig, action_names: Sequence[str], chunk: int) -> None:
-        super().__init__(action_names, chunk)
+    def __init__(
+        self,
+        config: CodebookConfig,
+        action_names: Sequence[str],
+        chunk: int,
+        binary_ends: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        super().__init__(action_names, chunk, binary_ends)
         self.config = config
         self._range: ActionRange | None = None
         self._fitted_error: list[float] = []
@@ -57,7 +63,7 @@ class CodebookTokenizer(ActionTokenizer):
     def error_bound(self) -> Tensor:
         """The whole range: codes are not a grid, so no closer bound holds for every action. See
         `fitted_error`."""
-        return self._checked_range().bound(2.0)
+        return self._bound_of_ends(self._checked_range().bound(2.0))
 
     @property
     def fitted_error(self) -> Float[Tensor, " A"]:
@@ -109,6 +115,11 @@ class CodebookTokenizer(ActionTokenizer):
                 )
             tokenizer._tables = {torch.device("cpu"): table}
         return tokenizer
+
+    def _fitted_range(self, actions_NA: Tensor) -> ActionRange:
+        return ActionRange.fit(
+            actions_NA, self.config.quantiles, self.action_names, self.binary_ends
+        )
 
     def _checked_range(self) -> ActionRange:
         if self._range is None:

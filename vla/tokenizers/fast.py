@@ -64,14 +64,20 @@ class FastConfig(TokenizerConfig):
         Raises:
             TokenizerError: the vocabulary cannot hold the integers that occur.
         """
-        return FastTokenizer(self, spec.action_names, chunk)
+        return FastTokenizer(self, spec.action_names, chunk, spec.binary_ends)
 
 
 class FastTokenizer(ActionTokenizer):
     """See the module's docstring. Built by `FastConfig.build`, or read by `load`."""
 
-    def __init__(self, config: FastConfig, action_names: Sequence[str], chunk: int) -> None:
-        super().__init__(action_names, chunk)
+    def __init__(
+        self,
+        config: FastConfig,
+        action_names: Sequence[str],
+        chunk: int,
+        binary_ends: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        super().__init__(action_names, chunk, binary_ends)
         self.config = config
         self.transform = cosine_transform(chunk)
         # |coefficient| of values in [-1, 1] is at most the sum of a row's magnitudes
@@ -157,18 +163,19 @@ class FastTokenizer(ActionTokenizer):
         limits = self._clipping()
         # frequencies may be lost: only the clipping to the limits is sure
         if self.num_tokens < self.num_coefficients:
-            return limits.bound(2.0)
+            return self._bound_of_ends(limits.bound(2.0))
         # a coefficient errs by half a step at most, and a value is a sum of coefficients with the
         # weights of the inverse transform
         half_step = 0.5 / self.config.scale
         unit_error = half_step * float(self.transform.abs().sum(0).max()) + 1e-6
         error_A = np.minimum(action_range.half * unit_error, 2 * limits.half)
         # what is left without an error of the coefficients: the rounding to float32
-        return torch.from_numpy(error_A).float() + limits.bound(0.0)
+        return self._bound_of_ends(torch.from_numpy(error_A).float() + limits.bound(0.0))
 
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
-        action_range = ActionRange.fit(actions_NA, self.config.quantiles, self.action_names)
-        self._widen(action_range, ActionRange.fit(actions_NA, (0.0, 1.0), self.action_names))
+        named = (self.action_names, self.binary_ends)
+        action_range = ActionRange.fit(actions_NA, self.config.quantiles, *named)
+        self._widen(action_range, ActionRange.fit(actions_NA, (0.0, 1.0), *named))
         chunks_BKA = actions_NA[chunk_rows(lengths, self.chunk, most=MOST_CHUNKS)]
         coefficients_BC = self._coefficients(chunks_BKA, action_range)
         bpe = IntegerBPE.train(coefficients_BC, self.greatest, self.config.vocab_size)

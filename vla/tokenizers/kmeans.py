@@ -19,10 +19,11 @@ from pydantic import Field
 from torch import Tensor
 
 from vla.config import register
-from vla.tokenizers.chunks import ActionRange, chunk_rows
+from vla.tokenizers.chunks import chunk_rows
 from vla.tokenizers.clustering import kmeans, nearest, soft_nearest
 from vla.tokenizers.codebook import CodebookConfig, CodebookTokenizer, root_mean_square
 from vla.types import Spec
+from vla.types.tensors import to_ends
 
 MOST_POINTS = 20_000
 """Actions or chunks from which centres are learned, evenly spread over the data."""
@@ -40,7 +41,7 @@ class KMeansConfig(CodebookConfig):
 
     def build(self, spec: Spec, chunk: int) -> KMeansTokenizer:
         """A tokenizer for `spec`'s actions; it must be fitted before use."""
-        return KMeansTokenizer(self, spec.action_names, chunk)
+        return KMeansTokenizer(self, spec.action_names, chunk, spec.binary_ends)
 
 
 class KMeansTokenizer(CodebookTokenizer):
@@ -71,7 +72,7 @@ class KMeansTokenizer(CodebookTokenizer):
         """What each id decodes to, robot units, float32, on the CPU; steps are 1 over actions and K
         over chunks."""
         unit = self._on(torch.device("cpu")).reshape(self.vocab_size, -1, self.action_dim)
-        return self._checked_range().to_robot(unit)
+        return to_ends(self._checked_range().to_robot(unit), self.action_names, self.binary_ends)
 
     def offsets(
         self,
@@ -101,7 +102,7 @@ class KMeansTokenizer(CodebookTokenizer):
         return targets_NC.reshape(*ids.shape, self.vocab_size)
 
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
-        self._range = ActionRange.fit(actions_NA, self.config.quantiles, self.action_names)
+        self._range = self._fitted_range(actions_NA)
         steps = self.chunk // self.num_tokens
         points_NsA = actions_NA[chunk_rows(lengths, steps, most=MOST_POINTS)]
         unit_NF = self._range.to_unit(points_NsA).float().flatten(1)
@@ -110,7 +111,8 @@ class KMeansTokenizer(CodebookTokenizer):
         self._leaves = [root_mean_square(unit_NF - centres_CF[nearest(unit_NF, centres_CF)])]
         # values beyond the quantiles are clipped by design: that is no error of the centres
         inside_NsA = points_NsA.clamp(*self.fitted_range)
-        error_NsA = self.centres[nearest(unit_NF, centres_CF)] - inside_NsA
+        nearest_NsA = self.centres[nearest(unit_NF, centres_CF)]
+        error_NsA = nearest_NsA - inside_NsA
         self._fitted_error = error_NsA.abs().amax((0, 1)).tolist()
 
     def _encode(self, actions_KA: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vla.config import register
-from vla.tokenizers.chunks import ActionRange, chunk_rows
+from vla.tokenizers.chunks import chunk_rows
 from vla.tokenizers.clustering import kmeans, nearest, soft_nearest
 from vla.tokenizers.codebook import CodebookConfig, CodebookTokenizer, root_mean_square
 from vla.tokenizers.place_weights import weights_by_variance
@@ -46,7 +46,7 @@ class RVQConfig(CodebookConfig):
 
     def build(self, spec: Spec, chunk: int) -> RVQTokenizer:
         """A tokenizer for `spec`'s actions; it must be fitted before use."""
-        return RVQTokenizer(self, spec.action_names, chunk)
+        return RVQTokenizer(self, spec.action_names, chunk, spec.binary_ends)
 
 
 class RVQTokenizer(CodebookTokenizer):
@@ -56,8 +56,14 @@ class RVQTokenizer(CodebookTokenizer):
     _config_class = RVQConfig
     _table_name = "codebooks"
 
-    def __init__(self, config: RVQConfig, action_names: Sequence[str], chunk: int) -> None:
-        super().__init__(config, action_names, chunk)
+    def __init__(
+        self,
+        config: RVQConfig,
+        action_names: Sequence[str],
+        chunk: int,
+        binary_ends: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        super().__init__(config, action_names, chunk, binary_ends)
         self._place_weights: list[float] | None = None
 
     @property
@@ -105,7 +111,7 @@ class RVQTokenizer(CodebookTokenizer):
         return torch.tensor(self._place_weights, device=ids.device).expand(ids.shape)
 
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
-        self._range = ActionRange.fit(actions_NA, self.config.quantiles, self.action_names)
+        self._range = self._fitted_range(actions_NA)
         chunks_NKA = actions_NA[chunk_rows(lengths, self.chunk, most=MOST_CHUNKS)]
         residual_NF = self._unit(chunks_NKA)
         # what a level explains is counted from the mean chunk, which no code is needed for
@@ -123,7 +129,7 @@ class RVQTokenizer(CodebookTokenizer):
         self._tables = {torch.device("cpu"): torch.stack(codebooks)}
         # values beyond the quantiles are clipped by design: that is no error of the codes
         inside_NKA = chunks_NKA.clamp(*self.fitted_range)
-        error_NKA = self._decode(self._encode(inside_NKA)) - inside_NKA
+        error_NKA = self.decode(self._encode(inside_NKA)) - inside_NKA
         self._fitted_error = error_NKA.abs().amax((0, 1)).tolist()
 
     def _state(self) -> dict[str, Any]:

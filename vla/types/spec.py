@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from vla.common.foreign.json_files import JsonError, read_json
 from vla.common.foreign.texts import is_text
+from vla.types.binary_ends import binary_middle
 from vla.types.dimension_names import made_up_names
 from vla.types.errors import SpecError
 
@@ -40,6 +42,9 @@ class Spec:
         action_low: least value of each action dimension, in robot units.
         action_high: greatest value of each action dimension, in robot units.
         control_hz: control rate, actions per second.
+        binary_actions: action dimensions that are `action_low` or `action_high` and nothing
+            between, by name, such as a gripper that only opens or closes, or a flag that says that
+            the task is done. Stored in the order of `action_names`.
 
     Raises SpecError if a value is missing, or no robot could have it.
     """
@@ -50,6 +55,7 @@ class Spec:
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     control_hz: float
+    binary_actions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Plain types whatever was given: specs are compared with ==, and numpy's numbers or a list
@@ -62,6 +68,7 @@ class Spec:
             object.__setattr__(self, name, tuple(float(limit) for limit in getattr(self, name)))
         object.__setattr__(self, "control_hz", float(self.control_hz))
         self._check_actions()
+        self._order_binary_actions()
         for camera, (h, w) in cameras.items():
             if h < 1 or w < 1:
                 raise SpecError(f"camera {camera!r}: size must be positive, got {h}x{w}")
@@ -95,6 +102,18 @@ class Spec:
                     f"action {dim!r}: needs finite low < high, got low={low} high={high}"
                 )
 
+    def _order_binary_actions(self) -> None:
+        binary = [str(name) for name in self.binary_actions]
+        unknown = [name for name in binary if name not in self.action_names]
+        if unknown:
+            raise SpecError(
+                f"binary_actions: no action dimension {unknown[0]!r}; there are: "
+                f"{', '.join(self.action_names)}"
+            )
+        # in one order, so that specs which mean the same compare equal
+        ordered = tuple(name for name in self.action_names if name in binary)
+        object.__setattr__(self, "binary_actions", ordered)
+
     @property
     def state_dim(self) -> int:
         """Number of state dimensions, S."""
@@ -108,7 +127,11 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the inverse of `from_dict`."""
         cameras = {camera: list(size) for camera, size in self.cameras.items()}
-        return {**dataclasses.asdict(self), "cameras": cameras}
+        values = {**dataclasses.asdict(self), "cameras": cameras}
+        if not self.binary_actions:
+            # digests are made of this: those of datasets from before there was the key stay
+            del values["binary_actions"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -116,7 +139,7 @@ class Spec:
         if not isinstance(values, Mapping):
             raise SpecError(f"expected a mapping, got {type(values).__name__}")
         known = {field.name for field in dataclasses.fields(cls)}
-        missing = known - set(values)
+        missing = known - set(values) - {"binary_actions"}
         if missing:
             raise SpecError(f"spec lacks {', '.join(sorted(missing))}")
         unknown = set(values) - known
@@ -168,7 +191,11 @@ class Spec:
             elif other.cameras[camera] != (height, width):
                 h, w = other.cameras[camera]
                 lines.append(f"camera {camera!r} is {h}x{w}, expected {height}x{width}")
-        for name in ("state_names", "action_names"):
+        names = ["state_names", "action_names"]
+        # as with limits: of other actions it is no second difference
+        if self.action_names == other.action_names:
+            names.append("binary_actions")
+        for name in names:
             mine = getattr(self, name)
             found = getattr(other, name)
             if mine != found:
@@ -182,6 +209,32 @@ class Spec:
                 if not np.allclose(mine, found):
                     lines.append(f"{name} is {found}, expected {mine}")
         return lines
+
+    @property
+    def is_binary(self) -> Bool[np.ndarray, " A"]:
+        """Which action dimensions are binary."""
+        return np.array([name in self.binary_actions for name in self.action_names], bool)
+
+    @property
+    def binary_ends(self) -> dict[str, tuple[float, float]]:
+        """The two values of each binary dimension, rounded to float32 as actions are."""
+        ends = {}
+        for dim in np.flatnonzero(self.is_binary):
+            low, high = np.float32(self.action_low[dim]), np.float32(self.action_high[dim])
+            ends[self.action_names[dim]] = (float(low), float(high))
+        return ends
+
+    def to_ends(self, actions: Float[np.ndarray, "... A"]) -> Float[np.ndarray, "... A"]:
+        """The actions with binary dimensions moved to the end of their range that is nearer; from
+        the middle to the upper one. Without binary dimensions, `actions` itself."""
+        if not self.binary_actions:
+            return actions
+        moved = np.array(actions)
+        for name, (low, high) in self.binary_ends.items():
+            dim = self.action_names.index(name)
+            upper = moved[..., dim] >= binary_middle(low, high)
+            moved[..., dim] = np.where(upper, high, low)
+        return moved
 
     def doubt(self, other: Spec) -> str | None:
         """Why equal names do not show that `other` is the same robot; None if they do, or differ.
@@ -211,6 +264,7 @@ class Spec:
         low = torch.tensor(self.action_low)
         high = torch.tensor(self.action_high)
         unit = torch.rand(B, T, K, self.action_dim, generator=rng)
+        actions = (low + unit * (high - low)).numpy()
         images = {}
         for camera, (h, w) in self.cameras.items():
             shape = (B, T, h, w, 3)
@@ -220,7 +274,7 @@ class Spec:
             state=torch.randn(B, T, self.state_dim, generator=rng),
             keyframe=torch.randn(B, T, self.state_dim, generator=keyframe_rng),
             instruction=[f"do task {b % 3}" for b in range(B)],
-            actions=low + unit * (high - low),
+            actions=torch.from_numpy(self.to_ends(actions)),
             action_mask=torch.ones(B, T, K, dtype=torch.bool),
             rewards=torch.rand(B, T, generator=rng),
             terminals=torch.zeros(B, T, dtype=torch.bool),
@@ -242,8 +296,8 @@ class Spec:
 def _check_kinds(values: Mapping[str, Any]) -> None:
     """Raises TypeError if a value would be turned into another kind: a text into numbers or
     letters, a fraction of a pixel into none."""
-    for key in ("state_names", "action_names"):
-        names = values[key]
+    for key in ("state_names", "action_names", "binary_actions"):
+        names = values.get(key, ())
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"{key}: expected a list of texts")
     for key in ("action_low", "action_high"):

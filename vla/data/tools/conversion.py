@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vla.common.progress import ProgressCallback
+from vla.data.episode import Episode
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.loading.ranges import joined_ranges
@@ -84,6 +86,12 @@ def convert(
         options["image_size"] = str(ImageSize(*image_size))
     notes = [*warnings_of(dataset), *notes, *widened]
     plan = Plan("convert", [dataset], places, spec, options, notes=notes)
+    if keys.binary_actions:
+
+        def change(episode: Episode, source: int, index: int) -> Episode:
+            return replace(episode, actions=spec.to_ends(episode.actions))
+
+        plan = replace(plan, change=change)
     if control_hz is not None:
         plan = resampled(plan, control_hz, kinds or {})
     return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)

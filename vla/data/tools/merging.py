@@ -92,6 +92,9 @@ def differences(first: Spec, other: Spec) -> list[str]:
     limits do not count."""
     limits = ("action_low", "action_high")
     lines = [line for line in first.differences(other) if not line.startswith(limits)]
+    # wider limits would put the two values of one of them between those of the other
+    if first.binary_actions == other.binary_actions and first.binary_ends != other.binary_ends:
+        lines.append(f"binary actions are {other.binary_ends}, expected {first.binary_ends}")
     # `differences` looks at the cameras of the first alone: a policy may leave others out
     more = [camera for camera in other.cameras if camera not in first.cameras]
     lines += [f"camera {camera!r} is not in the first" for camera in more]

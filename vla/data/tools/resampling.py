@@ -71,7 +71,7 @@ def resampled(plan: Plan, control_hz: float, kinds: Mapping[str, Kind]) -> Plan:
         made = resampled_episode(episode, r, of_dims)
         # sums of floats may leave limits that hold in exact numbers
         actions = np.clip(made.actions, new.action_low, new.action_high)
-        return replace(made, actions=actions.astype(np.float32))
+        return replace(made, actions=new.to_ends(actions.astype(np.float32)))
 
     if "delta" in of_dims and r != 1:
         notes.append(
@@ -220,6 +220,11 @@ def _check_kinds(where: str, spec: Spec, kinds: Mapping[str, Kind]) -> None:
             raise DataError(
                 f"{where}: kinds.{name}: no such action dimension; there are: "
                 f"{', '.join(spec.action_names)}"
+            )
+        if name in spec.binary_actions and kind in ("delta", "velocity"):
+            raise DataError(
+                f"{where}: kinds.{name} is {kind!r}, but it is binary, and sums of its values are "
+                "none; say absolute or command"
             )
         if kind not in get_args(Kind):
             raise DataError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-FeedForwardKind = Literal["linear", "swiglu", "gelu", "gelu_tanh", "relu"]
+from vla.models.layers.feed_forward import FeedForward, FeedForwardKind
+from vla.models.layers.mixture_of_experts import ExpertsConfig, MixtureOfExperts, Routing
+
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values (B, H, P, E) of one layer."""
 AttentionMask = Tensor | BlockMask
@@ -106,37 +108,6 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, self.key_dim)).transpose(1, 2)
 
 
-class FeedForward(nn.Module):
-    """What follows attention in a block.
-
-    linear: one Dense without activation (RT-1's release). swiglu: `width` hidden channels (its JAX
-    release). gelu, gelu_tanh (GPT-2) and relu: 4 times as wide.
-    """
-
-    def __init__(self, width: int, kind: FeedForwardKind, dropout: float) -> None:
-        super().__init__()
-        self.kind = kind
-        self.dropout = nn.Dropout(dropout)
-        inner = width
-        if kind == "swiglu":
-            self.hidden = nn.Linear(width, 2 * width)  # gate and value
-        elif kind != "linear":
-            inner = 4 * width
-            self.hidden = nn.Linear(width, inner)
-        self.out = nn.Linear(inner, width)
-
-    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        if self.kind == "swiglu":
-            gate, value = self.hidden(x).chunk(2, dim=-1)
-            x = F.silu(gate) * value
-        elif self.kind == "relu":
-            x = F.relu(self.hidden(x))
-        elif self.kind != "linear":
-            approximate = "tanh" if self.kind == "gelu_tanh" else "none"
-            x = F.gelu(self.hidden(x), approximate=approximate)
-        return self.dropout(self.out(x))
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
@@ -147,13 +118,18 @@ class Block(nn.Module):
         key_dim: int,
         *,
         feed_forward: FeedForwardKind = "linear",
+        experts: ExpertsConfig | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
         self.attention = Attention(width, heads, key_dim, dropout)
         self.norm_feed_forward = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width, feed_forward, dropout)
+        self.feed_forward: FeedForward | MixtureOfExperts = (
+            FeedForward(width, feed_forward, dropout)
+            if experts is None
+            else experts.build(width, feed_forward, dropout)
+        )
 
     def forward(
         self,
@@ -161,13 +137,15 @@ class Block(nn.Module):
         mask: AttentionMask,
         rows: Int64[Tensor, " R"] | None = None,
         rotation: tuple[Tensor, Tensor] | None = None,
+        routing: list[Routing] | None = None,
     ) -> Float[Tensor, "B R D"]:
-        """With `rows`, only those rows are computed (and `mask` holds only their rows)."""
+        """With `rows`, only those rows are computed (and `mask` holds only their rows). What a
+        mixture of experts decides is appended to `routing`."""
         # keys and values come from all tokens, so the norm runs over all of them
         mixed_BRD = self.attention(self.norm_attention(x_BLD), mask, rows, rotation)
         kept_BRD = x_BLD if rows is None else x_BLD[:, rows]
         x_BRD = kept_BRD + mixed_BRD
-        return x_BRD + self.feed_forward(self.norm_feed_forward(x_BRD))
+        return x_BRD + self._fed_forward(x_BRD, routing)
 
     def extend(
         self,
@@ -179,7 +157,13 @@ class Block(nn.Module):
         """See `Attention.extend`."""
         mixed, new = self.attention.extend(self.norm_attention(x_BND), mask, past, rotation)
         x_BND = x_BND + mixed
-        return x_BND + self.feed_forward(self.norm_feed_forward(x_BND)), new
+        return x_BND + self._fed_forward(x_BND), new
+
+    def _fed_forward(self, x_BLD: Tensor, routing: list[Routing] | None = None) -> Tensor:
+        normed_BLD = self.norm_feed_forward(x_BLD)
+        if isinstance(self.feed_forward, MixtureOfExperts):
+            return cast(Tensor, self.feed_forward(normed_BLD, routing))
+        return cast(Tensor, self.feed_forward(normed_BLD))
 
 
 def _dot_product_attention(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vla.config import Choice, ConfigError, PathText, register
 from vla.models.heads.squashed import SquashedConfig
 from vla.models.layers.backbone import BackboneConfig
+from vla.models.layers.mixture_of_experts import ExpertsConfig, router_loss
 from vla.models.layers.transformer import FeedForwardKind
 from vla.models.layers.vision_encoder import KeyframeHead, VisionConfig, VisionEncoder
 from vla.models.memory import select_modulation
@@ -90,6 +91,9 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     """Attention heads, each of width / heads."""
     feed_forward: FeedForwardKind = "relu"
     """Kind of feed-forward layer."""
+    experts: ExpertsConfig | None = None
+    """A mixture of experts in place of each feed-forward layer (GeRM: `{}`); null: one layer. Each
+    expert is of the kind `feed_forward`."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in the transformer."""
     attention: AttentionKind = "sdpa"
@@ -119,6 +123,11 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
             raise ValueError(
                 "condition_dropout and target_return: nothing is asked for; set condition: return "
                 "or success, or drop them"
+            )
+        if self.experts is not None and self.backbone is not None:
+            raise ValueError(
+                "experts: the native transformer has them, and backbone is in its place; drop one "
+                "of the two (backbone.architecture: mixtral has experts of its own)"
             )
         return self
 
@@ -189,6 +198,7 @@ class DecisionTransformer(Policy):
             heads=config.heads,
             key_dim=D // config.heads,
             feed_forward=config.feed_forward,
+            experts=config.experts,
             dropout=config.dropout,
             positions="timestep",
             max_timestep=config.max_timestep,
@@ -243,7 +253,15 @@ class DecisionTransformer(Policy):
                 losses["keyframe_loss"] = self._keyframe_loss(batch, content["image"])
         # of a chunk its first action: what is done at this step
         content |= self._action_content(batch.actions[:, :, 0])
-        hidden_BTRD = self.transformer(content, mask_BT, read=self._read, timesteps=batch.timesteps)
+        of_layers: list[Tensor] = []
+        hidden_BTRD = self.transformer(
+            content,
+            mask_BT,
+            read=self._read,
+            timesteps=batch.timesteps,
+            router_losses=of_layers,
+        )
+        losses |= router_loss(self.config.experts, of_layers, batch.mask)
         return self._output(hidden_BTRD, losses)
 
     def step(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vla.config import Choice, PathText, register
 from vla.models.heads.categorical import CategoricalConfig
 from vla.models.layers.backbone import BackboneConfig
+from vla.models.layers.mixture_of_experts import ExpertsConfig, router_loss
 from vla.models.layers.transformer import FeedForwardKind
 from vla.models.layers.vision_encoder import KeyframeHead, Modulation, VisionConfig, VisionEncoder
 from vla.models.memory import (
@@ -66,6 +67,9 @@ class RT1Config(PolicyConfig, VisionConfig):
     """Width of keys and queries of each head."""
     feed_forward: FeedForwardKind = "linear"
     """linear (one Dense, as released), swiglu (as in the JAX release), gelu, gelu_tanh or relu."""
+    experts: ExpertsConfig | None = None
+    """A mixture of experts in place of each feed-forward layer (GeRM: `{}`); null: one layer. Each
+    expert is of the kind `feed_forward`."""
     positions: Literal["absolute", "rotary"] = "absolute"
     """absolute (learned, as released) or rotary (over time steps)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -90,6 +94,11 @@ class RT1Config(PolicyConfig, VisionConfig):
             raise ValueError(
                 "state_dropout: there is no state to drop; set state_token: true, or "
                 "state_dropout: 0"
+            )
+        if self.experts is not None and self.backbone is not None:
+            raise ValueError(
+                "experts: the native transformer has them, and backbone is in its place; drop one "
+                "of the two (backbone.architecture: mixtral has experts of its own)"
             )
         return self
 
@@ -197,6 +206,7 @@ class RT1(Policy):
             heads=config.heads,
             key_dim=config.key_dim,
             feed_forward=config.feed_forward,
+            experts=config.experts,
             dropout=config.dropout,
             positions=config.positions,
             attention=config.attention,
@@ -237,7 +247,9 @@ class RT1(Policy):
             target_BTS = self.normalised_state(batch.keyframe)
             error_BT = self.keyframe_head.loss(content["image"], target_BTS)
             losses["keyframe_loss"] = self.config.keyframe_loss * error_BT
-        hidden_BTRD = self.transformer(content, mask_BT, read=self._read)
+        of_layers: list[Tensor] = []
+        hidden_BTRD = self.transformer(content, mask_BT, read=self._read, router_losses=of_layers)
+        losses |= router_loss(self.config.experts, of_layers, batch.mask)
         return self._output(hidden_BTRD, losses)
 
     def step(

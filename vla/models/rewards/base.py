@@ -88,6 +88,10 @@ class RewardModel(nn.Module, ABC):
 
     judges_success: ClassVar[bool] = False
     """Whether `success` says anything."""
+    adds_to_rewards: ClassVar[bool] = False
+    """Whether its rewards are added to the recorded ones, and take not their place."""
+    score_column: ClassVar[str] = ""
+    """Extra column of the scores themselves, where they say more than the rewards; empty: none."""
     threshold: Tensor
     policy: Policy | None
     history: int = 1

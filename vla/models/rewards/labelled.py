@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ class LabelledSteps:
         name: what messages call them.
         dataset: where they come from; None of episodes in memory.
         numbers: (E,), of the episodes where they come from.
+        terminated: bool (N,), True at the last steps of episodes that have truly ended.
+        extras: name -> (N,) or (N, D), further recorded columns.
     """
 
     gather: Callable[[np.ndarray], Batch]
@@ -55,6 +57,8 @@ class LabelledSteps:
     recorded: frozenset[str]
     name: str
     numbers: np.ndarray
+    terminated: np.ndarray
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     dataset: EpisodeDataset | None = None
 
     def __len__(self) -> int:
@@ -107,6 +111,8 @@ class LabelledSteps:
             states=self.states[rows],
             actions=self.actions[rows],
             numbers=self.numbers[episodes],
+            terminated=self.terminated[rows],
+            extras={name: values[rows] for name, values in self.extras.items()},
         )
 
     def with_starts(self) -> LabelledSteps:
@@ -141,6 +147,8 @@ class LabelledSteps:
             recorded=dataset.recorded,
             name=str(dataset.root),
             numbers=dataset.episode_numbers[windows.episodes],
+            terminated=np.asarray(columns.terminated[frame_N], bool),
+            extras={name: values[frame_N] for name, values in columns.extras.items()},
             dataset=dataset,
         )
 
@@ -179,7 +187,18 @@ class LabelledSteps:
             recorded=frozenset(("success", "rewards", "terminated")),
             name="the episodes",
             numbers=np.arange(len(episodes)),
+            terminated=gather.terminated,
+            extras=_common_extras(episodes),
         )
+
+
+def _common_extras(episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+    """The extra columns that all of the episodes have."""
+    shared = set.intersection(*[set(episode.extras) for episode in episodes])
+    return {
+        name: np.concatenate([np.asarray(episode.extras[name]) for episode in episodes])
+        for name in sorted(shared)
+    }
 
 
 def _achieved_of(info: Mapping[str, Any]) -> dict[str, int]:
@@ -220,8 +239,8 @@ class _EpisodeWindows:
         edges = np.union1d(np.asarray(changes, np.int64), starts_E)
         self._first = edges[np.searchsorted(edges, np.arange(len(self._texts)), "right") - 1]
         self._returns = returns_to_go(self.rewards, self.lengths)
-        self._terminated = np.zeros(len(self._texts), bool)
-        self._terminated[ends_E - 1] = [bool(episode.terminated) for episode in episodes]
+        self.terminated = np.zeros(len(self._texts), bool)
+        self.terminated[ends_E - 1] = [bool(episode.terminated) for episode in episodes]
         # from each step on, as `Batch.success` has it
         self._solved_on = np.zeros(len(self._texts), bool)
         for start, end in zip(starts_E, ends_E, strict=True):
@@ -255,7 +274,7 @@ class _EpisodeWindows:
             actions=torch.from_numpy(self.actions[step_BTK]),
             action_mask=torch.from_numpy(inside_BTK),
             rewards=torch.from_numpy(np.where(mask_BT, self.rewards[step_BT], np.float32(0))),
-            terminals=torch.from_numpy(self._terminated[step_BT] & mask_BT),
+            terminals=torch.from_numpy(self.terminated[step_BT] & mask_BT),
             returns_to_go=torch.from_numpy(
                 np.where(mask_BT, self._returns[step_BT], np.float32(0))
             ),

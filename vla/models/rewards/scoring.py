@@ -77,7 +77,8 @@ def score_steps(
 
 
 def score_episodes(model: RewardModel, episodes: Sequence[Episode]) -> list[Episode]:
-    """The episodes with the model's rewards in place of theirs.
+    """The episodes with the model's rewards in place of theirs, or added to them
+    (`adds_to_rewards`); with the column of its scores, if it has one (`score_column`).
 
     Where it judges success, its judgement replaces theirs too: a step is solved from the model's
     `threshold` on. Everything else stays.
@@ -92,7 +93,13 @@ def score_episodes(model: RewardModel, episodes: Sequence[Episode]) -> list[Epis
     made = []
     for episode, start in zip(episodes, steps.starts, strict=True):
         rows = slice(int(start), int(start) + len(episode))
-        changed = replace(episode, rewards=found.rewards[rows])
+        rewards = found.rewards[rows]
+        if model.adds_to_rewards:
+            rewards = np.asarray(episode.rewards, np.float32) + rewards
+        changed = replace(episode, rewards=rewards)
+        if model.score_column:
+            extras = {**episode.extras, model.score_column: found.scores[rows]}
+            changed = replace(changed, extras=extras)
         if found.success is not None:
             solved = found.success[rows] >= float(model.threshold)
             changed = replace(changed, success=solved)

@@ -42,15 +42,17 @@ class RangeActions(Actions):
         # as the heads compute it, so that both round alike
         self._middle = (low + high) / 2
         self._half = (high - low) / 2
+        self._spec = spec
         self.space = gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), np.float32)
 
     def to_robot(self, actions: np.ndarray) -> Float[np.ndarray, "N A"]:
         clipped = np.clip(np.asarray(actions, dtype=np.float32), -1.0, 1.0)
-        return self._middle + self._half * clipped
+        return self._spec.to_ends(self._middle + self._half * clipped)
 
 
 class GridActions(Actions):
-    """The combinations of `bins` evenly spaced values of each dimension.
+    """The combinations of `bins` evenly spaced values of each dimension, of a binary one of its
+    two.
 
     Attributes:
         table: (C, A), robot units.
@@ -59,10 +61,13 @@ class GridActions(Actions):
     """
 
     def __init__(self, spec: Spec, bins: int, algorithm: str) -> None:
-        A = spec.action_dim
-        if bins**A > MOST_COMBINATIONS:
-            raise ConfigError([_too_many(bins, A, algorithm)])
-        values = np.linspace(spec.action_low, spec.action_high, bins, axis=-1)
+        binary = len(spec.binary_actions)
+        if 2**binary * bins ** (spec.action_dim - binary) > MOST_COMBINATIONS:
+            raise ConfigError([_too_many(bins, spec, algorithm)])
+        values = []
+        limits = zip(spec.action_low, spec.action_high, spec.is_binary, strict=True)
+        for low, high, is_binary in limits:
+            values.append(np.linspace(low, high, 2 if is_binary else bins))
         axes = np.meshgrid(*values, indexing="ij")
         self.table = np.stack([axis.ravel() for axis in axes], axis=-1).astype(np.float32)
         self.space = gymnasium.spaces.Discrete(len(self.table))
@@ -71,8 +76,10 @@ class GridActions(Actions):
         return self.table[np.asarray(actions, dtype=np.int64).reshape(-1)]
 
 
-def _too_many(bins: int, A: int, algorithm: str) -> str:
-    fewer = max((n for n in range(1, bins) if n**A <= MOST_COMBINATIONS), default=1)
+def _too_many(bins: int, spec: Spec, algorithm: str) -> str:
+    A = spec.action_dim - len(spec.binary_actions)
+    most = MOST_COMBINATIONS // 2 ** len(spec.binary_actions)
+    fewer = max((n for n in range(1, bins) if n**A <= most), default=1)
     remedy = f"set bins={fewer} or less, or " if fewer >= 2 else ""
     return (
         f"bins: {algorithm} chooses among the {bins}^{A} combinations of {bins} values of {A} "

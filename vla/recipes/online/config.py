@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from vla.config import Choice, Config, ConfigPath, PathText, RootConfig
 from vla.config.numbers import MOST_COUNT, BatchSize, Count, Seed
 from vla.control.exploration import Exploration
+from vla.control.shield_config import ShieldConfig
 from vla.data.rewards import RewardConfig
 from vla.sim_eval.gates.stuck import StuckConfig
 from vla.sim_eval.rollouts.settings import RolloutSettings
@@ -68,6 +69,9 @@ class ActConfig(Config):
     explore: ExploreConfig | None = None
     """Noise on what the policy chose; null for none. Values of tokens: {epsilon: 0.2, epsilon_end:
     0.02, epsilon_rounds: 20}; heads without spread of their own: {noise: 0.1}."""
+    shield: ShieldConfig | None = None
+    """Choose among several chunks of the policy by a risk network, such as `act.shield={path:
+    runs/risk}`; null: its own choice."""
     replan_every: int = Field(default=1, ge=1)
     """Actions of a chunk that are executed before the policy looks again."""
     workers: int = Field(default=0, ge=0)
@@ -99,6 +103,7 @@ class ActConfig(Config):
         return RolloutSettings(
             temperature=temperature,
             exploration=None if explore is None else explore.exploration(round_number),
+            shield=self.shield,
             replan_every=self.replan_every,
             workers=self.workers,
             batch_size=self.batch_size,
@@ -311,6 +316,11 @@ class OnlineConfig(RootConfig):
             raise ValueError(
                 "act.explore: policy gradients learn from the policy's own samples, which are "
                 "varied already; leave it out, or raise objective.temperature"
+            )
+        if self.act.shield is not None:
+            raise ValueError(
+                "act.shield: policy gradients learn from the policy's own samples, and a shield "
+                "executes others; leave it out, or use an objective such as sac"
             )
 
     @property

@@ -180,7 +180,7 @@ class PolicyInEpisode:
         self.by_expert = False
         if self._takeover is not None:
             expert = expert_label(self._env)
-            proposal = Proposal(observation, action, expert, self._state.uncertainty)
+            proposal = Proposal(observation, action, expert, self._state.uncertainty, instruction)
             self.by_expert = self._takeover.expert_acts(proposal)
             if self.by_expert:
                 action = expert

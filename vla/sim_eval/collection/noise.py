@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from vla.config import Config
+from vla.config import Config, ConfigError
 from vla.types import Spec
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -32,7 +32,10 @@ class NoiseConfig(Config):
     record what is executed."""
     spared: tuple[str, ...] = ("gripper",)
     """Action dimensions without noise, by name; an open gripper drops what the expert has picked
-    up."""
+    up. Dimensions that the spec calls binary are always without."""
+    scales: dict[str, Annotated[float, Field(ge=0.0, le=100.0)]] = Field(default_factory=dict)
+    """Factor on `std` of single action dimensions, by name; 1 where none is given. Of a command
+    that holds for a whole episode, such as a height, a burst should be smaller than of a speed."""
 
 
 class Noise:
@@ -52,12 +55,24 @@ class Noise:
         spec: Spec,
         rng: np.random.Generator,
     ) -> None:
+        """Raises ConfigError if `config.scales` names a dimension that the robot lacks."""
         self.config = config
         self._rng = rng
         self._low = np.asarray(spec.action_low, np.float32)
         self._high = np.asarray(spec.action_high, np.float32)
-        self._spared = np.array([name in config.spared for name in spec.action_names])
-        deviation = config.std * (self._high - self._low) / 2
+        unknown = [name for name in config.scales if name not in spec.action_names]
+        if unknown:
+            raise ConfigError(
+                [
+                    f"noise.scales: no action dimension {unknown[0]!r}; there are: "
+                    f"{', '.join(spec.action_names)}"
+                ]
+            )
+        named = np.array([name in config.spared for name in spec.action_names])
+        # noise between two ends would execute what the robot does not have
+        self._spared = named | spec.is_binary
+        factors = [config.scales.get(name, 1.0) for name in spec.action_names]
+        deviation = config.std * np.array(factors) * (self._high - self._low) / 2
         self._scale = np.where(self._spared, 0.0, deviation)
         shares = config.random_shares
         self.random_share = shares[0]

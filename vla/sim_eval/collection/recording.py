@@ -193,6 +193,9 @@ def _what_is_made(config: CollectConfig) -> dict[str, Any]:
     Raises what `Behaviours.check` raises.
     """
     what = config.model_dump(mode="json", exclude=FREE_KEYS)
+    if not config.noise.scales:
+        # as in datasets from before there was the key
+        del what["noise"]["scales"]
     if config.behaviours.expert_alone:
         # as in datasets from before there were behaviours, which can be resumed
         del what["behaviours"]

@@ -21,6 +21,9 @@ _OWN_CHOICES = {
     "ensemble",
     "target_return",
     "temperature",
+    "shield.path",
+    "shield.samples",
+    "shield.threshold",
 }
 # By these no episode changes, or the change shows in the episodes themselves
 # (episodes_per_task, seed).
@@ -40,6 +43,7 @@ _FREE_KEYS = {
     "ensemble",
     "temperature",
     "target_return",
+    "shield",
     "videos_per_task",
     "failure_videos",
     "out",

@@ -28,12 +28,14 @@ class Proposal:
         expert: (A,), what the expert would do.
         uncertainty: of the policy in the chunk that the action belongs to, by the gate's
             `policy_measure`; None without one.
+        instruction: what the policy is asked to do.
     """
 
     observation: dict[str, Any]
     action: np.ndarray
     expert: np.ndarray
     uncertainty: float | None = None
+    instruction: str = ""
 
 
 class Gate(ABC):
@@ -42,6 +44,10 @@ class Gate(ABC):
     @abstractmethod
     def opens(self, proposal: Proposal) -> bool:
         """Whether the expert acts at this step. Called once a step, in their order."""
+
+    def executed(self, action: np.ndarray) -> None:  # noqa: B027  # most gates need not know
+        """Called after `opens` with what is executed at this step, the policy's action or the
+        expert's, (A,)."""
 
     def close(self) -> None:  # noqa: B027  # most gates hold nothing
         """Called at the end of the episode; by default nothing is left to do."""
@@ -54,6 +60,11 @@ class GateConfig(Config, ABC):
     def policy_measure(self) -> Measure | None:
         """What it has to know of the policy's own distribution; None for nothing."""
         return None
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it looks at the pictures of every step, also of those within a chunk."""
+        return False
 
     @property
     def needs_person(self) -> bool:

@@ -40,7 +40,9 @@ class ActionDelay(Perturbation):
     def begin(self) -> None:
         spec = self.episode.env.robot_spec
         # limits need not include zero
-        idle = np.clip(np.zeros(spec.action_dim, dtype=np.float32), *limits(spec))
+        low, high = limits(spec)
+        idle = np.clip(np.zeros(spec.action_dim, dtype=np.float32), low, high)
+        idle = np.where(spec.is_binary, low, idle)
         self._waiting = deque([idle] * steps_late(self.level, spec))
 
     def action(self, action: np.ndarray) -> np.ndarray:

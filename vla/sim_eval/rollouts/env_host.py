@@ -160,7 +160,7 @@ class EnvHost:
             if player.job.driver == "expert":
                 action = player.env.expert_action()
             else:
-                action = rng.uniform(low, high).astype(np.float32)
+                action = spec.to_ends(rng.uniform(low, high).astype(np.float32))
             action = np.clip(action, low, high).astype(np.float32)
             extras = {DECISION: 0} | self._labels(player, action, driver=player.job.driver)
             player.step(action, look=False, **extras)
@@ -176,12 +176,14 @@ class EnvHost:
         first = player.steps
         reward = 0.0
         executed = []
+        takeover = player.job.takeover
+        sees_all = takeover is not None and takeover.needs_images
         for i, chosen in enumerate(decision.actions):
             proposed = Decision(chosen, decision.uncertainty)
             action, by_expert, extras = self._chosen(slot, player, proposed)
             # the rest of a chunk is dropped where the expert acts: the policy looks again
             last = by_expert or i == len(decision.actions) - 1
-            player.step(action, look=look or last, **extras)
+            player.step(action, look=look or last or sees_all, **extras)
             executed.append(action)
             reward += player.reward
             if player.recorder is not None and not by_expert:
@@ -193,7 +195,7 @@ class EnvHost:
             if last:
                 break
         # the policy remembers what it chose; only where an expert may act is that another thing
-        corrected = np.asarray(executed) if player.job.takeover is not None else None
+        corrected = np.asarray(executed) if takeover is not None else None
         return self._ready(slot, player, reward, corrected)
 
     def _chosen(
@@ -210,7 +212,13 @@ class EnvHost:
         expert = expert_label(player.env)
         by_expert = False
         if slot in self._takeovers:
-            proposal = Proposal(player.observation, proposed.actions, expert, proposed.uncertainty)
+            proposal = Proposal(
+                player.observation,
+                proposed.actions,
+                expert,
+                proposed.uncertainty,
+                player.instruction,
+            )
             by_expert = self._takeovers[slot].expert_acts(proposal)
         extras |= {INTERVENTION: by_expert} | _expert_columns(player, expert)
         return expert if by_expert else proposed.actions, by_expert, extras

@@ -37,6 +37,11 @@ class TakeoverConfig(Config):
         return None if self.gate is None else cast(GateConfig, self.gate).policy_measure
 
     @property
+    def needs_images(self) -> bool:
+        """Whether the gate looks at the pictures of every step."""
+        return self.gate is not None and cast(GateConfig, self.gate).needs_images
+
+    @property
     def needs_person(self) -> bool:
         """Whether a person decides, at the terminal of this process."""
         return self.gate is not None and cast(GateConfig, self.gate).needs_person
@@ -68,11 +73,13 @@ class Takeover:
             by_share = self._rng.random() < config.beta
         if self._gate is not None and self._gate.opens(proposal):
             self._left = config.hold + 1
-        if by_share:
-            return True
-        # counted down also while the share of the episode or step decides
-        acts = self._left > 0
-        self._left = max(0, self._left - 1)
+        acts = by_share
+        if not by_share:
+            # counted down also while the share of the episode or step decides
+            acts = self._left > 0
+            self._left = max(0, self._left - 1)
+        if self._gate is not None:
+            self._gate.executed(proposal.expert if acts else proposal.action)
         return acts
 
     def close(self) -> None:

@@ -109,7 +109,7 @@ def _check_cameras(settings: TransferConfig, old: Policy, new: Policy) -> None:
 def _keep_tokenizer(old: Policy, new: Policy) -> None:
     """Raises ConfigError if the old statistics do not fit the new policy's state or actions."""
     problems = []
-    for name in ("state_names", "action_names", "action_low", "action_high"):
+    for name in ("state_names", "action_names", "action_low", "action_high", "binary_actions"):
         ours = getattr(new.spec, name)
         theirs = getattr(old.spec, name)
         if ours != theirs:

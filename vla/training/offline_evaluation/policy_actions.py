@@ -79,7 +79,7 @@ def predict_actions(
             output, memory = policy.step(observation.to(policy.device), memory)
             # `step` gives one step: the axis T is 1
             chunk_BKA = output.actions.sample(generator, temperature=0.0)[:, -1]
-            chunk_BKA = chunk_BKA.clamp(policy.action_low, policy.action_high)
+            chunk_BKA = policy.within_limits(chunk_BKA)
             features[index_B] = output.features[:, -1].float().cpu()
             actions[index_B] = chunk_BKA.float().cpu()
             # what the robot did, not what the policy would do: the next frame follows from it

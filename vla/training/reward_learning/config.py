@@ -59,7 +59,7 @@ class RewardTrainConfig(RootConfig):
     false_alarms: Annotated[float, Field(ge=0, le=1)] = 0.05
     """The threshold of success is 0.5, or higher if more than this share of the held-out episodes
     that did not do what was asked would be called solved. Half of them choose it, the other half
-    is what is reported."""
+    is what is reported. Of a risk network: the share of safe steps above its threshold."""
     log_every: PositiveInt = 50
     """Steps between metrics lines; each holds means over these steps."""
     validate_every: PositiveInt | None = 500

@@ -9,36 +9,26 @@ import math
 import warnings
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from vla.models.rewards.base import RewardModel
 from vla.models.rewards.labelled import LabelledSteps
 from vla.models.rewards.preference import PreferenceConfig, PreferenceExamples, PreferenceReward
 from vla.models.rewards.progress import ProgressReward, progress_targets
+from vla.models.rewards.risk import RiskModel
 from vla.models.rewards.scoring import Scores, score_steps
+from vla.training.reward_learning.risk_measures import auc, measure_risk
 
 LEAST_THRESHOLD = 0.5
 _PAIRS = 500
 """Pairs of held-out segments by which a preference model is measured."""
 
 
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """The chance that one of `positive` is greater than one of `negative`; ties count half.
-
-    NaN if there are none of a kind.
-    """
-    if not len(positive) or not len(negative):
-        return float("nan")
-    ranks = rankdata(np.concatenate([positive, negative]))
-    # Mann and Whitney's statistic: ranks above the least that they could have
-    above = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
-    return float(above / (len(positive) * len(negative)))
-
-
 def measure(
     model: RewardModel, steps: LabelledSteps, *, false_alarms: float, seed: int
 ) -> dict[str, float]:
-    """The numbers by which reward models are compared; a judge of success gets its threshold.
+    """The numbers by which reward models are compared; a judge of success, and a
+    risk network, get their threshold.
 
     Args:
         steps: of held-out episodes.
@@ -53,10 +43,13 @@ def measure(
         to its detection), `false_alarms/failures`, `/mistaken`, `/wrong_instruction` (shares that
         are called solved; the last where the model reads instructions), `threshold`,
         `rank_correlation` (Spearman's, of learned and recorded returns), `progress_correlation`,
-        `pair_accuracy`.
+        `pair_accuracy`. Of a risk network those of `measure_risk`.
     """
-    found = score_steps(model, steps)
     measures: dict[str, float] = {}
+    if isinstance(model, RiskModel):
+        measures = measure_risk(model, steps, false_alarms=false_alarms)
+        return {name: value for name, value in measures.items() if math.isfinite(value)}
+    found = score_steps(model, steps)
     if "success" in steps.recorded:
         if found.success is not None:
             measures |= _of_success(model, steps, found.success, false_alarms, seed)

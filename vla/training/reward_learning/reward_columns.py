@@ -45,7 +45,9 @@ def write_rewards(
         reward: folder of the reward model, or of its run.
         columns: keep `next.reward` and `next.success`, and write the columns `learned_reward` and,
             of a model that judges success, `learned_success`. By default `next.reward` is the
-            model's, and `next.success` where it judges success; all else stays.
+            model's, and `next.success` where it judges success; all else stays. Of a risk network
+            the penalty is added to `next.reward` in place of that. Its own scores are always
+            written, as the column `risk`.
         src, format, keys: the dataset, as of EpisodeDataset.
         progress: of scoring, then of writing.
 
@@ -64,14 +66,20 @@ def write_rewards(
         rows = slice(int(starts_E[index]), int(starts_E[index]) + len(episode))
         rewards = found.rewards[rows]
         success = None if found.success is None else found.success[rows]
+        extras = dict(episode.extras)
+        if model.score_column:
+            extras[model.score_column] = found.scores[rows]
         if columns:
-            extras = {**episode.extras, REWARD: rewards}
+            extras[REWARD] = rewards
             if success is not None:
                 extras[SUCCESS] = success
             return replace(episode, extras=extras)
+        if model.adds_to_rewards:
+            rewards = np.asarray(episode.rewards, np.float32) + rewards
+        changed = replace(episode, rewards=rewards, extras=extras)
         if success is None:
-            return replace(episode, rewards=rewards)
-        return replace(episode, rewards=rewards, success=success >= threshold)
+            return changed
+        return replace(changed, success=success >= threshold)
 
     digest = hashlib.sha256(found.rewards.tobytes())
     if found.success is not None:

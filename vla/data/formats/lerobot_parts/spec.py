@@ -68,8 +68,20 @@ def stored_spec(
     if keys.action is not None:
         low, high = action_limits(actions())
         names = tuple(dimension_names(mapping.action))
+        binary = tuple(name for name in spec.binary_actions if name in names)
+        # a flag that is never set in these episodes keeps its two values all the same
+        low, high = list(low), list(high)
+        for name in binary:
+            dim, before = names.index(name), spec.action_names.index(name)
+            low[dim], high[dim] = spec.action_low[before], spec.action_high[before]
         with _refused(root):
-            spec = replace(spec, action_names=names, action_low=low, action_high=high)
+            spec = replace(
+                spec,
+                action_names=names,
+                action_low=tuple(low),
+                action_high=tuple(high),
+                binary_actions=binary,
+            )
     return spec
 
 

@@ -93,6 +93,31 @@ def action_limits(examined: Examined) -> Iterator[Finding]:
             yield Finding("action_limits", "error", f"episode {numbers.episode[frame]}", message)
 
 
+@register("checks", "binary_actions")
+@check("binary actions between their two values")
+def binary_actions(examined: Examined) -> Iterator[Finding]:
+    """What the spec calls binary is at one end of its range."""
+    numbers = examined.numbers
+    dataset = examined.dataset
+    if numbers is None or dataset is None:
+        return
+    spec = dataset.spec
+    if numbers.actions.shape[1] != spec.action_dim:  # another check says so
+        return
+    between_NA = numbers.actions != spec.to_ends(numbers.actions)
+    for name, (low, high) in spec.binary_ends.items():
+        between = between_NA[:, spec.action_names.index(name)]
+        if between.any():
+            frame = int(between.argmax())
+            value = numbers.actions[frame, spec.action_names.index(name)]
+            message = (
+                f"action {name!r} is {value:g} in episode {numbers.episode[frame]}, the spec says "
+                f"{low:g} or {high:g}; {int(between.sum())} of {len(between)} are neither: "
+                f"`vla data convert SRC DST binary_actions={name}` moves them to the nearer one"
+            )
+            yield Finding("binary_actions", "error", f"episode {numbers.episode[frame]}", message)
+
+
 @register("checks", "constant_actions")
 @check("dimensions of the action that never move")
 def constant_actions(examined: Examined) -> Iterator[Finding]:
