@@ -19,6 +19,7 @@ from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.models.policies.mlp import MLPConfig
 from vla.models.rewards.base import RewardError, RewardModel
 from vla.models.rewards.labelled import LabelledSteps
+from vla.models.rewards.running_episode import RunningEpisode, batch_of
 from vla.models.rewards.scoring import (
     score_dataset,
     score_episodes,
@@ -145,6 +146,15 @@ def test_a_model_that_sees_the_start_gets_it_in_front_of_every_window(
     np.testing.assert_array_equal(batch.state[0].numpy(), steps.states[[0, last - 1, last]])
     chosen = steps.chosen(np.array([1])).gather(np.array([2]))
     assert chosen.timesteps.tolist() == [[0, 1, 2]]
+
+    running = RunningEpisode(model)
+    episode = data.episode(0)
+    for step in range(3):
+        running.see({}, episode.state[step], episode.instruction)
+        seen, recorded = batch_of(model, [running]), steps.gather(np.array([step]))
+        for name in ("state", "timesteps", "mask"):
+            np.testing.assert_array_equal(getattr(seen, name), getattr(recorded, name))
+        running.did(episode.actions[step])
 
     save_reward(model, tmp_path / "reward")
     loaded = load_reward(tmp_path / "reward")
