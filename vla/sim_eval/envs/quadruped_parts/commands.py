@@ -30,7 +30,7 @@ NAMES = (
 """Velocities forwards and to the left (m/s), turning to the left (rad/s), height of the trunk's
 middle (m), steps per second of each foot (Hz), three phases of the gait (0 to 1), how high feet
 swing (m), pitch (rad, nose down), distance between left and right feet (m)."""
-LOW = np.array([-0.8, -0.4, -1.2, 0.14, 2.0, 0.0, 0.0, 0.0, 0.03, -0.35, 0.16])
+LOW = np.array([-0.8, -0.4, -1.2, 0.14, 2.0, 0.0, 0.0, 0.0, 0.05, -0.35, 0.16])
 HIGH = np.array([1.2, 0.4, 1.2, 0.34, 4.0, 1.0, 1.0, 1.0, 0.14, 0.35, 0.40])
 """The box: what is outside is clipped to it."""
 STAND = np.array([0.0, 0.0, 0.0, 0.29, 3.0, 0.5, 0.0, 0.0, 0.08, 0.0, 0.26])
@@ -55,6 +55,10 @@ LOWEST_HIP, HIGHEST_HIP, FOLDED = 0.14, 0.38, 0.12
 """Heights between which a leg can walk, and that of the hip of one that is folded."""
 
 
+FASTEST_SWING = 0.36
+"""The greatest height of a swing times the frequency, m/s."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one gait can do.
@@ -64,6 +68,7 @@ class Limits:
         frequency: the lowest, Hz.
         pitch: the greatest either way, radians.
         width: the narrowest and the widest stance, metres.
+        sideways, backwards, turning: how much more such a velocity counts than one forwards.
     """
 
     half_step: float
@@ -71,14 +76,15 @@ class Limits:
     pitch: float
     width: tuple[float, float]
     sideways: float
-    """How much more a velocity to the side counts than one forwards."""
+    backwards: float = 1.0
+    turning: float = 1.0
 
 
 LIMITS = {
-    "pronk": Limits(0.06, 2.8, 0.15, (0.22, 0.34), 2.5),
-    "trot": Limits(0.10, 2.0, 0.35, (0.16, 0.40), 1.3),
-    "bound": Limits(0.08, 2.5, 0.25, (0.20, 0.40), 1.5),
-    "pace": Limits(0.08, 2.8, 0.25, (0.18, 0.34), 2.0),
+    "pronk": Limits(0.06, 2.8, 0.15, (0.24, 0.34), sideways=2.5, turning=1.5),
+    "trot": Limits(0.10, 2.0, 0.35, (0.20, 0.40), sideways=1.3),
+    "bound": Limits(0.08, 2.5, 0.25, (0.24, 0.40), sideways=1.5),
+    "pace": Limits(0.08, 2.8, 0.25, (0.24, 0.30), sideways=2.0, backwards=2.0),
 }
 """Outside them robots have fallen (docs/quadruped.md); `safe_command` keeps inside."""
 GAIT_SLICE = slice(NAMES.index("gait0"), NAMES.index("gait2") + 1)
@@ -151,8 +157,12 @@ def safe_command(command: np.ndarray) -> np.ndarray:
     steepest = min(limits.pitch, float(np.arcsin(np.clip(room, 0.0, 1.0))))
     safe[9] = np.clip(command[9], -steepest, steepest)
     lowest_hip = height - HALF_LENGTH * np.sin(abs(safe[9]))
-    safe[8] = min(command[8], max(LOW[8], lowest_hip - FOLDED))
-    fastest = np.hypot(command[0], limits.sideways * command[1]) + HALF_DIAGONAL * abs(command[2])
+    # and a foot that goes up and down too fast kicks the ground
+    highest = min(lowest_hip - FOLDED, FASTEST_SWING / safe[4])
+    safe[8] = min(command[8], max(LOW[8], highest))
+    vx, vy, wz = command[:3]
+    along = vx if vx > 0 else limits.backwards * vx
+    fastest = np.hypot(along, limits.sideways * vy) + limits.turning * HALF_DIAGONAL * abs(wz)
     half_step = 0.5 * DUTY / safe[4] * fastest
     # the knee of a leg that reaches forwards goes down, below a low hip to the ground
     farthest = min(limits.half_step, 0.8 * (lowest_hip - 0.10))

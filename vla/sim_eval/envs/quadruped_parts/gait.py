@@ -72,7 +72,7 @@ class Tuning:
     trim_limit: float = 0.3
     reach: float = 0.13
     height_trim: float = 1.0
-    lead: float = 0.024
+    lead: float = 0.014
     safe: bool = True
 
 

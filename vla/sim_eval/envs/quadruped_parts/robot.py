@@ -34,8 +34,9 @@ LOWEST = 0.09
 """A trunk whose middle is lower lies on the ground."""
 
 
-def model_xml(world: str = "") -> str:
-    """The robot on a floor, as MJCF; `world` is what else there is (`scene.py`).
+def model_xml(world: str = "", on_trunk: str = "") -> str:
+    """The robot on a floor, as MJCF; `world` is what else there is, `on_trunk` what it carries
+    (`scene.py`).
 
     Geoms of `world` take the class "world" if the robot can touch them, and "painted" if not.
     """
@@ -88,6 +89,7 @@ def model_xml(world: str = "") -> str:
         rgba="0.15 0.15 0.16 1"/>
       <camera name="front" pos="0.27 0 0.03" xyaxes="0 -1 0 0.10 0 0.995" fovy="80"/>
       <camera name="chase" pos="-1.4 0 0.75" xyaxes="0 -1 0 0.42 0 0.91" fovy="60" mode="track"/>
+      {on_trunk}
       {legs}
     </body>
     {world}
