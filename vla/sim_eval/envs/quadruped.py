@@ -169,16 +169,15 @@ class QuadrupedConfig(EnvConfig):
         return self
 
     def spec(self) -> Spec:
-        names, low, high = list(commands.NAMES), list(commands.LOW), list(commands.HIGH)
-        where = 0 if self.done == "first" else len(names)
-        for values, value in ((names, "done"), (low, 0.0), (high, 1.0)):
-            values.insert(where, value)  # type: ignore[attr-defined]
+        where = 0 if self.done == "first" else len(commands.NAMES)
+        names = list(commands.NAMES)
+        names.insert(where, "done")
         return Spec(
             cameras={"front": (self.image_size, self.image_size)},
             state_names=STATE_NAMES,
             action_names=tuple(names),
-            action_low=tuple(map(float, low)),
-            action_high=tuple(map(float, high)),
+            action_low=tuple(np.insert(commands.LOW, where, 0.0).tolist()),
+            action_high=tuple(np.insert(commands.HIGH, where, 1.0).tolist()),
             control_hz=CONTROL_HZ,
         )
 

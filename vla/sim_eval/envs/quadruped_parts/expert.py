@@ -15,7 +15,7 @@ from vla.sim_eval.envs.quadruped_parts.language import Goal
 from vla.sim_eval.envs.quadruped_parts.manner import GAIT_WORDS, Manner
 from vla.sim_eval.envs.quadruped_parts.robot import BodyState
 
-SPEED = {"slowly": 0.34, "normally": 0.62, "quickly": 0.96}
+SPEED = {"slowly": 0.34, "normally": 0.62, "quickly": 1.02}
 """What is commanded for each adverb, m/s: in the middle of the bands, or a little above it where
 turning slows the robot down."""
 NORMALLY = Manner("normally", "trotting")

@@ -18,7 +18,7 @@ PASSAGE = 1.55
 """Least distance of the obstacle from the things that are not asked for."""
 WIDEST = 0.62
 """Greatest angle from straight ahead, radians; the camera sees 0.70 to each side."""
-NEAREST, FARTHEST = 2.0, 4.0
+NEAREST, FARTHEST = 2.3, 4.0
 
 
 def lay_out(rng: np.random.Generator, command: Command, words: dict[str, str]) -> Layout:
@@ -80,7 +80,8 @@ def _barriers(rng: np.random.Generator, layout: Layout, words: dict[str, str]) -
     """Two gates or bars beside each other; returns how far ahead the farther one stands."""
     bodies = [body for body in words if body.startswith(("gate", "bar"))]
     sides = rng.permutation([-0.68, 0.68]) + rng.uniform(-0.08, 0.08, 2)
-    ahead = rng.uniform(1.7, 2.4, 2)
+    # room to walk as the adverbs say before the robot has to duck
+    ahead = rng.uniform(2.2, 3.0, 2)
     layout.bar_height = float(rng.uniform(BAR_LOWEST, BAR_HIGHEST))
     for body, x, y in zip(bodies, ahead, sides, strict=True):
         layout.put(body, np.array([x, y]), words[body])
@@ -89,7 +90,7 @@ def _barriers(rng: np.random.Generator, layout: Layout, words: dict[str, str]) -
 
 def _trays(rng: np.random.Generator, layout: Layout, words: dict[str, str]) -> None:
     sides = rng.permutation([-1.15, 1.15]) + rng.uniform(-0.1, 0.1, 2)
-    ahead = rng.uniform(1.9, 2.8, 2)
+    ahead = rng.uniform(2.3, 3.2, 2)
     for body, x, y in zip(("tray0", "tray1"), ahead, sides, strict=True):
         yaw = float(np.arctan2(y, x))
         layout.put(body, np.array([x, y]), words[body], yaw=yaw)
