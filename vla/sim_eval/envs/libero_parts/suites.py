@@ -220,6 +220,6 @@ def _wordings(
     original = next((texts[base].get(name) for base in texts if base != suite), None)
     # A suite of other words or other goals keeps the files' names and changes what they say; one
     # of other objects or places changes neither, and keeps the published wording.
-    if original is not None and original.lower() == described.lower():
-        return of_name, (described,)
-    return described, ()
+    if original is None or original.lower() != described.lower():
+        return described, ()
+    return of_name, (described,) if described.lower() != of_name.lower() else ()
