@@ -145,6 +145,16 @@ class Simulation:
         indices = self._domain.robots[0]._ref_gripper_joint_pos_indexes
         return np.array(self.data.qpos[indices])
 
+    @property
+    def gripper_command(self) -> np.ndarray:
+        """(2,) of the fingers, from (1, -1), open, to (-1, 1)."""
+        return np.array(self._domain.robots[0].gripper.current_action)
+
+    def owner(self, name: str) -> str:
+        """The object or fixture that a region belongs to; of an object, itself."""
+        state = self._domain.object_states_dict[name]
+        return str(getattr(state, "parent_name", name))
+
     def position(self, name: str) -> np.ndarray:
         """(3,) metres, of an object, a fixture or a region. Raises KeyError."""
         return np.array(self._domain.object_states_dict[name].get_geom_state()["pos"])
