@@ -16,7 +16,7 @@ OPEN, CLOSE = -1.0, 1.0
 """Of the action's last number."""
 STEP = 0.05  # metres by which an action of 1 puts the controller's goal ahead of the hand
 TURN = 0.5  # radians, likewise
-GAIN = 0.6  # share of the way that one action asks for: 12 of the action for a metre
+GAIN = 1.0  # share of the way that one action asks for: 20 of the action for a metre
 TURN_GAIN = 0.4
 FINGERS = (
     ("gripper0_finger1_pad_collision", "gripper0_finger1_collision"),
@@ -48,6 +48,11 @@ class Hand:
     def closed(self) -> float:
         """What the fingers are commanded, from -1 (open) to 1; it follows actions within 8 steps."""
         return -float(self._simulation.gripper_command[0])
+
+    @property
+    def finger_speed(self) -> float:
+        """Metres per second, of the faster finger."""
+        return float(np.abs(self._simulation.finger_velocities).max())
 
     @property
     def width(self) -> float:

@@ -9,11 +9,13 @@ import numpy as np
 
 from vla.sim_eval.envs.libero_parts.grasps import Grasp, grasp_of
 from vla.sim_eval.envs.libero_parts.hand import CLOSE, OPEN, Hand, pointing_down
-from vla.sim_eval.envs.libero_parts.shapes import Shape
+from vla.sim_eval.envs.libero_parts.shapes import shapes_around, shapes_of
 from vla.sim_eval.envs.libero_parts.simulation import Simulation
 
 HOVER = 0.06  # metres above the grasp at which the hand comes over a thing
 CLEARANCE = 0.05  # metres between what is carried and what it is carried over
+LIFT = 0.08  # metres that a thing is lifted before it is carried anywhere
+AT_REST = 0.01  # metres per second: the fingers have closed
 NEAR = 0.012  # metres off, sideways, at which the hand goes down
 AT_GRASP = 0.006  # metres off, in height, at which the fingers close
 AT_GOAL = 0.012  # metres off, sideways and in height, at which the fingers open
@@ -37,18 +39,21 @@ class PickAndPlace:
         self._goal = goal
         self._into = relation == "in"
         self._hand = Hand(simulation)
-        self._thing = Shape(simulation, thing)
+        self._thing = shapes_of(simulation, thing)
+        self._around = shapes_around(simulation, thing)
         self._name = thing
-        self._container = Shape(simulation, simulation.owner(goal))
+        self._container = shapes_of(simulation, simulation.owner(goal))
+        # it may stand in a drawer, or on something: first of all it is lifted out
+        self._start = self._thing.bottom
 
     def action(self) -> np.ndarray:
         """(7,) in the present state."""
         hand = self._hand
-        grasp = grasp_of(self._thing, hand.rotation[:, 0])
+        grasp = grasp_of(self._thing, self._around, hand.rotation[:, 0])
         touching = hand.touches(self._thing.geoms)
-        if self._at_grasp(grasp) and self._at_goal():
+        if (touching or self._at_grasp(grasp)) and self._at_goal():
             return hand.move(hand.position, grasp.finger_axis, OPEN)
-        if touching and hand.closed >= 1.0:
+        if touching and hand.closed >= 1.0 and hand.finger_speed < AT_REST:
             return self._carry(grasp)
         return self._approach(grasp)
 
@@ -60,7 +65,7 @@ class PickAndPlace:
         sideways = float(np.linalg.norm(off[:2]))
         turned = hand.angle_to(pointing_down(grasp.finger_axis)) > ALIGNED
         if self._at_grasp(grasp):
-            return hand.move(hand.position, grasp.finger_axis, CLOSE)
+            return hand.move(grasp.point, grasp.finger_axis, CLOSE)
         to = grasp.point
         if sideways > NEAR or turned:
             # from above: fingers that come from the side push the thing away
@@ -99,7 +104,7 @@ class PickAndPlace:
     def _carrying_height(self) -> float:
         hangs = self._hand.position[2] - self._thing.bottom
         over = self._container.top if self._into else self._simulation.position(self._goal)[2]
-        return float(over + hangs + CLEARANCE)
+        return float(hangs + max(over + CLEARANCE, self._start + LIFT))
 
     def _at_grasp(self, grasp: Grasp) -> bool:
         off = grasp.point - self._hand.position

@@ -146,6 +146,12 @@ class Simulation:
         return np.array(self.data.qpos[indices])
 
     @property
+    def finger_velocities(self) -> np.ndarray:
+        """(2,) metres per second."""
+        indices = self._domain.robots[0]._ref_gripper_joint_vel_indexes
+        return np.array(self.data.qvel[indices])
+
+    @property
     def gripper_command(self) -> np.ndarray:
         """(2,) of the fingers, from (1, -1), open, to (-1, 1)."""
         return np.array(self._domain.robots[0].gripper.current_action)
