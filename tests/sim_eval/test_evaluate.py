@@ -108,7 +108,7 @@ def test_episodes_file_and_videos(made: Results) -> None:
         "success_at_end",
         "steps",
     ]
-    assert list(table) == [*columns, "return", "failure", "video", "failure_step"]
+    assert list(table) == [*columns, "return", "failure", "video", "failure_step", "max_reward"]
     assert len(table) == 6
     assert table.seed.nunique() == 6
     filmed = table[table.video != ""]

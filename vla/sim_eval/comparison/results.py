@@ -13,6 +13,7 @@ from typing import Any, Self
 from vla.common.atomic import atomic_path
 from vla.common.versions import installed_versions
 from vla.sim_eval.comparison.installing import place_of_results
+from vla.sim_eval.comparison.lerobot_info import EVAL_INFO_FILE, eval_info
 from vla.sim_eval.comparison.stored import ResultsError as ResultsError
 from vla.sim_eval.comparison.stored import read_episodes, read_results
 from vla.sim_eval.rollouts.jobs import EpisodeRecord
@@ -152,7 +153,8 @@ class Results:
         return table
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `results.json` and `episodes.parquet`; each appears whole or not at all."""
+        """Writes `results.json`, `episodes.parquet` and `eval_info.json`, which is LeRobot's form of
+        them; each appears whole or not at all."""
         import pandas as pd
 
         folder = Path(folder)
@@ -164,6 +166,9 @@ class Results:
         table.insert(0, "policy", self.policy)
         with atomic_path(folder / EPISODES_FILE) as path:
             table.to_parquet(path, index=False)
+        info = eval_info(self.tasks, self.groups, self.seconds)
+        with atomic_path(folder / EVAL_INFO_FILE) as path:
+            path.write_text(json.dumps(info, indent=2) + "\n")
         # last: a folder with results.json is complete
         with atomic_path(folder / RESULTS_FILE) as path:
             path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")

@@ -66,6 +66,7 @@ class _StoredEpisode(BaseModel):
     failure: str
     video: str = ""
     failure_step: Annotated[int, Field(ge=-1)] = -1
+    max_reward: float | None = None
 
 
 _EPISODES = TypeAdapter(list[_StoredEpisode])

@@ -26,6 +26,7 @@ class EpisodePlayer:
         observation, info, reward: what the env gave last.
         instruction: what the episode asks for now.
         steps, return_: control steps played, and the sum of their rewards.
+        max_reward: the greatest of them; None before the first step.
         success: whether the task is solved now.
         success_ever: whether it was solved at some step.
         over: whether nothing is left to play.
@@ -42,6 +43,7 @@ class EpisodePlayer:
         self.steps = 0
         self.return_ = 0.0
         self.reward = 0.0
+        self.max_reward: float | None = None
         self.over = False
         self.success = False
         self.success_ever = False
@@ -83,6 +85,8 @@ class EpisodePlayer:
         self.instruction = str(self.info.get("instruction", self.instruction))
         self.steps += 1
         self.return_ += self.reward
+        before = self.reward if self.max_reward is None else self.max_reward
+        self.max_reward = max(self.reward, before)
         self.success = bool(self.info["success"])
         if self.success_ever:  # before this step
             self._after_success += 1
@@ -152,6 +156,7 @@ class EpisodePlayer:
             failure=self.failure,
             video=video,
             failure_step=self._failure_step,
+            max_reward=self.max_reward,
         )
 
     def episode(self) -> Episode | None:

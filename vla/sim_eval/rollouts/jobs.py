@@ -95,6 +95,7 @@ class EpisodeRecord:
         video: file of the episode, relative to the folder of the results; empty if none was made.
         failure_step: the step at which it went wrong, as far as the simulator knows, else the last
             one; -1 after a success.
+        max_reward: greatest reward of a step; None if it is not known.
     """
 
     task: str
@@ -109,3 +110,4 @@ class EpisodeRecord:
     failure: str
     video: str = ""
     failure_step: int = -1
+    max_reward: float | None = None
