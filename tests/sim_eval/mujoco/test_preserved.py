@@ -11,6 +11,7 @@ from vla.sim_eval.envs.locomotion import LocomotionConfig
 from vla.sim_eval.envs.metaworld import MetaworldConfig
 from vla.sim_eval.envs.perturbed import PerturbedConfig
 from vla.sim_eval.envs.pointmaze import PointMazeConfig
+from vla.sim_eval.envs.quadruped import QuadrupedConfig
 from vla.sim_eval.envs.tabletop import TabletopConfig
 from vla.sim_eval.mujoco.preserved import preserved
 from vla.sim_eval.rollouts.expert_labels import expert_chunk, expert_label
@@ -21,6 +22,7 @@ CONFIGS: dict[str, tuple[EnvConfig, str]] = {
     "fetch": (FetchConfig(), "pick-and-place"),
     "metaworld": (MetaworldConfig(image_size=32), "push"),
     "pointmaze": (PointMazeConfig(), ""),
+    "quadruped": (QuadrupedConfig(image_size=32), "go-to"),
     "hopper": (LocomotionConfig(robot="hopper"), ""),
 }
 
@@ -57,7 +59,7 @@ def test_an_env_goes_on_as_if_nothing_had_been_played(name: str) -> None:
         env.close()
 
 
-@pytest.mark.parametrize("name", ["tabletop", "metaworld"])
+@pytest.mark.parametrize("name", ["tabletop", "metaworld", "quadruped"])
 def test_a_chunk_of_labels_is_what_the_expert_does_next(name: str) -> None:
     config, task = CONFIGS[name]
     env = config.make(task)

@@ -179,6 +179,7 @@ class QuadrupedConfig(EnvConfig):
             action_low=tuple(np.insert(commands.LOW, where, 0.0).tolist()),
             action_high=tuple(np.insert(commands.HIGH, where, 1.0).tolist()),
             control_hz=CONTROL_HZ,
+            binary_actions=("done",),
         )
 
     def suite(self) -> Suite:
@@ -354,6 +355,10 @@ class QuadrupedEnv(SimEnv):
             raise RuntimeError("expert_action before reset: call reset first")
         command, done = self._expert.action()
         return np.insert(command, self._done, float(done)).astype(np.float32)
+
+    def changing_parts(self) -> tuple[object, ...]:
+        watch = self.watch
+        return (self, self._progress, self._expert, watch, watch.gauge, self.gait, self.robot)
 
     # --- observations, info, instructions ---------------------------------------------------------
 
