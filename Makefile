@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= control_step render
+TESTERS ?= 2
 
 .PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu bench-serve bench-openpi interop interop-312 lock clean
 
@@ -25,7 +26,7 @@ demo: $(READY)  ## mixed data, RT-1 cloned from it, offline RL, both measured on
 	$(BIN)/vla demo --out runs/demo
 
 test: $(READY)  ## the test suite (under 12 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 test-slow: $(READY)  ## tests that learn for minutes
 	$(BIN)/python -m pytest -m slow --timeout 3000
