@@ -13,6 +13,7 @@ from scripts.results.formatting import (
     source,
     table,
 )
+from vla.sim_eval.statistics import mcnemar_exact
 
 MAZE = {
     "bc": "BC",
@@ -156,6 +157,48 @@ def online_stitch() -> str:
     ]
     note = f"One thread of an {file['machine']['cpu']}, evaluations included."
     return "\n\n".join([text, table(columns, rows), source(file, "online_stitch", note=note)])
+
+
+def corrections_tabletop() -> str:
+    """What labels in a policy's own states are worth beside as many of the expert's."""
+    file = read("corrections_tabletop")
+    variants = file["variants"]
+    control = variants["demonstrations"]
+    reference = [start for starts in control["solved"].values() for start in starts]
+    rows = []
+    for name, variant in variants.items():
+        starts = [start for of_seed in variant["solved"].values() for start in of_seed]
+        pairs = list(zip(starts, reference, strict=True))
+        wins = sum(a and not b for a, b in pairs)
+        losses = sum(b and not a for a, b in pairs)
+        p = mcnemar_exact(wins, losses, len(pairs) - wins - losses)
+        same = name == "demonstrations"
+        rows.append(
+            (
+                file["titles"][name],
+                f"{variant['mean_labels']:,.0f}" if "mean_labels" in variant else "",
+                ", ".join(str(n) for n in per_task(variant)),
+                interval(variant["successes"], variant["episodes"]),
+                "" if same else f"{wins} : {losses}",
+                "" if same else p_value(p),
+            )
+        )
+    starts_of_seed = len(next(iter(control["solved"].values())))
+    trainings = "one training" if file["seeds"] == 1 else f"{file['seeds']} trainings"
+    text = (
+        f"{trainings.capitalize()} each: a clone of {file['clone_labels']:,} steps of "
+        "demonstrations goes on for three rounds of 400 updates. Only who acts, and what is "
+        "labelled of it, differs."
+    )
+    columns = [
+        "",
+        "labelled steps more",
+        f"solved of {starts_of_seed}",
+        "95 %",
+        "wins : losses against the expert's",
+        "p",
+    ]
+    return "\n\n".join([text, table(columns, rows), source(file, "corrections_tabletop")])
 
 
 def locomotion_sets(*names: str) -> list[dict[str, Any]]:
@@ -347,6 +390,7 @@ BLOCKS = {
     "reward_classifier": lambda: of_recorded("reward_classifier"),
     "stitching": stitching,
     "online_stitch": online_stitch,
+    "corrections_tabletop": corrections_tabletop,
     "stitching_gaussian_cql": lambda: of_recorded("stitching_gaussian_cql"),
     "offline_rl_tabletop": offline_rl_tabletop,
     "offline_rl_metaworld": offline_rl_metaworld,

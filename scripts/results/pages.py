@@ -50,6 +50,7 @@ SECTIONS = {
     },
     "Learning from acting": {
         "From a clone that never arrives": "online_stitch",
+        "What corrections are worth": "corrections_tabletop",
     },
     "Offline evaluation": {
         "Twelve policies ranked without a simulator": "fqe_ranking",
