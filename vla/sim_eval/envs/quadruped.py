@@ -265,7 +265,7 @@ class QuadrupedEnv(SimEnv):
         self.scene.lay_out(lay_out(rng, self.command, words))
         wordings = self._texts(self.command, held_out=self.config.split == "paraphrase")
         self._instruction = wordings[rng.integers(len(wordings))]
-        self.robot.stand(yaw=float(rng.uniform(-0.15, 0.15)))
+        self.robot.stand(yaw=float(rng.uniform(-0.06, 0.06)))
         self.gait.start()
         if self.scene.has_ball:
             self.scene.seat_ball()
