@@ -10,6 +10,7 @@ the feet is the one asked for. QUART's rule is counted in the same episodes with
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
 import time
 from collections import Counter
@@ -27,19 +28,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--episodes", type=int, default=100, help="of each family, each way")
+    parser.add_argument("--workers", type=int, default=1, help="processes that play")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     arguments = parser.parse_args()
     from vla.sim_eval.envs.quadruped_parts.language import FAMILIES
 
-    rows: dict[str, dict[str, Any]] = {}
-    for family in FAMILIES:
-        rows[family] = {
-            "plain": play(family, arguments.episodes, manner=False),
-            "adverbs": play(family, arguments.episodes, manner=True),
-        }
-        print(
-            family, rows[family]["plain"]["solved"], rows[family]["adverbs"]["solved"], flush=True
-        )
+    jobs = [(family, arguments.episodes, manner) for family in FAMILIES for manner in (False, True)]
+    # spawned: a rendering context does not survive a fork
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(arguments.workers) as pool:
+        played = pool.starmap(play, jobs, chunksize=1)
+    rows: dict[str, dict[str, Any]] = {family: {} for family in FAMILIES}
+    for (family, _, manner), found in zip(jobs, played, strict=True):
+        rows[family]["adverbs" if manner else "plain"] = found
     costs = cost()
     solved = sum(row["plain"]["solved"] for row in rows.values())
     publish(
@@ -57,7 +58,7 @@ def main() -> None:
     )
 
 
-def play(family: str, episodes: int, *, manner: bool) -> dict[str, Any]:
+def play(family: str, episodes: int, manner: bool) -> dict[str, Any]:
     """Counts of one family's episodes."""
     from vla.sim_eval.envs.quadruped import QuadrupedConfig
 
@@ -86,6 +87,7 @@ def play(family: str, episodes: int, *, manner: bool) -> dict[str, Any]:
         "steps": round(steps / episodes, 1),
         "failures": dict(failures),
     }
+    print(family, "with adverbs" if manner else "", solved, dict(failures), flush=True)
     return found | ({"gait_recognised": same_gait} if manner else {})
 
 

@@ -26,6 +26,7 @@ from vla.sim_eval.envs.quadruped_parts.commands import (
     LOW,
     PER_SECOND,
     STAND,
+    allows_change,
     finite_command,
     keeps_speed,
     safe_command,
@@ -148,6 +149,10 @@ class Gait:
             # no faster than gait and posture of this moment can go
             present = np.concatenate([goal[:3], self.command[3:]])
             goal[:3] = safe_command(present)[:3]
+        changes = not np.array_equal(goal[GAIT_SLICE], self.command[GAIT_SLICE])
+        if self.tuning.safe and changes and not allows_change(self.command):
+            goal[:3] = 0.0
+            goal[3:] = self.command[3:]
         largest = self._largest_change
         moved = self.command + np.clip(goal - self.command, -largest, largest)
         if self.tuning.safe and not keeps_speed(moved):
