@@ -85,9 +85,11 @@ class Limits:
 
 
 LIMITS = {
-    "pronk": Limits(0.06, 2.8, 0.15, (0.24, 0.34), (0.165, 0.31), sideways=2.5, turning=1.5),
+    "pronk": Limits(
+        0.06, 2.8, 0.15, (0.24, 0.34), (0.165, 0.31), sideways=2.5, backwards=2.0, turning=1.5
+    ),
     "trot": Limits(0.10, 2.0, 0.35, (0.22, 0.40), (0.14, 0.34), sideways=1.3),
-    "bound": Limits(0.08, 2.8, 0.25, (0.24, 0.40), (0.165, 0.31), sideways=1.5),
+    "bound": Limits(0.08, 2.8, 0.25, (0.24, 0.40), (0.165, 0.31), sideways=1.5, backwards=2.0),
     "pace": Limits(0.08, 2.8, 0.25, (0.24, 0.30), (0.165, 0.32), sideways=2.0, backwards=2.0),
 }
 """Outside them robots have fallen (docs/quadruped.md); `safe_command` keeps inside."""
@@ -136,9 +138,10 @@ def finite_command(values: Any) -> np.ndarray:
     asked = np.asarray(values, dtype=float)
     if asked.shape != (len(NAMES),):
         raise CommandError(f"command: has shape {asked.shape}; give {len(NAMES)} numbers")
-    for name, value in zip(NAMES, asked, strict=True):
-        if not np.isfinite(value):
-            raise CommandError(f"{name}: is {value}; give a finite number")
+    # one look at all of them: this is called a hundred times a second
+    if not np.isfinite(asked).all():
+        wrong = int(np.flatnonzero(~np.isfinite(asked))[0])
+        raise CommandError(f"{NAMES[wrong]}: is {asked[wrong]}; give a finite number")
     return asked
 
 
