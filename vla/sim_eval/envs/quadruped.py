@@ -54,6 +54,7 @@ from vla.sim_eval.envs.quadruped_parts.manner import (
 from vla.sim_eval.envs.quadruped_parts.placing import lay_out
 from vla.sim_eval.envs.quadruped_parts.robot import Robot
 from vla.sim_eval.envs.quadruped_parts.scene import Scene, scene_xml
+from vla.sim_eval.envs.quadruped_parts.understanding import understand
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
 from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
 from vla.sim_eval.rendering import RenderingError, SceneRenderer, choose_backend, gl_renderer
@@ -250,6 +251,9 @@ class QuadrupedEnv(SimEnv):
         """A new scene and command.
 
         The same seed gives the same; without one, the next of the present sequence.
+        `options={"instruction": text}` asks for something else in the scene of that seed.
+
+        Raises InstructionError or MannerError for a text that cannot be followed there.
         """
         super().reset(seed=seed)
         # one generator, and the order of its draws is part of what an episode is
@@ -266,7 +270,9 @@ class QuadrupedEnv(SimEnv):
         self.scene.lay_out(lay_out(rng, self.command, words))
         wordings = self._texts(self.command, held_out=self.config.split == "paraphrase")
         self._instruction = wordings[rng.integers(len(wordings))]
-        self.robot.stand(yaw=float(rng.uniform(-0.15, 0.15)))
+        if options and options.get("instruction"):
+            self._ask(str(options["instruction"]))
+        self.robot.stand(yaw=float(rng.uniform(-0.06, 0.06)))
         self.gait.start()
         if self.scene.has_ball:
             self.scene.seat_ball()
@@ -276,6 +282,14 @@ class QuadrupedEnv(SimEnv):
             self._tick(commands.STAND)
         self._begin()
         return self.observe(), self._info()
+
+    def _ask(self, text: str) -> None:
+        """Replaces the drawn command by what a text asks for."""
+        words = self.scene.layout.words
+        possible = (self.command, *other_commands(self.command, words))
+        known = (*possible, *scene_commands(self.command, words))
+        self.command, self.manner = understand(text, words, known)
+        self._instruction = text
 
     def _begin(self) -> None:
         self._steps, self._walked = 0, 0.0
@@ -327,9 +341,7 @@ class QuadrupedEnv(SimEnv):
         Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`.
         """
         action = checked_action(action, self.robot_spec)
-        progress = self._progress
-        if progress is None:
-            raise RuntimeError("step before reset: call reset first")
+        progress = self.progress
         command = np.delete(action, self._done).astype(float)
         before = self.watch.xy
         for _ in range(TICKS):
@@ -345,10 +357,9 @@ class QuadrupedEnv(SimEnv):
         return self.observe(), float(success), progress.over, truncated, self._info()
 
     def _success(self) -> bool:
-        assert self._progress is not None
         if self.config.success == "quart":
-            return self._progress.meets_quart
-        return self._progress.success
+            return self.progress.meets_quart
+        return self.progress.success
 
     def expert_action(self) -> np.ndarray:
         if self._progress is None:
@@ -359,6 +370,13 @@ class QuadrupedEnv(SimEnv):
     def changing_parts(self) -> tuple[object, ...]:
         watch = self.watch
         return (self, self._progress, self._expert, watch, watch.gauge, self.gait, self.robot)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the present episode's command is fulfilled. Raises RuntimeError before `reset`."""
+        if self._progress is None:
+            raise RuntimeError("no episode before reset: call reset first")
+        return self._progress
 
     # --- observations, info, instructions ---------------------------------------------------------
 
@@ -372,9 +390,8 @@ class QuadrupedEnv(SimEnv):
         return {"images": images, "state": np.array(numbers, dtype=np.float32)}
 
     def _info(self) -> dict[str, Any]:
-        assert self._progress is not None
         success = self._success()
-        failure = "" if success else self._progress.failure()
+        failure = "" if success else self.progress.failure()
         return {"instruction": self._instruction, "success": success, "failure": failure}
 
     def _texts(self, command: Command, *, held_out: bool = False) -> tuple[str, ...]:
@@ -399,7 +416,7 @@ class QuadrupedEnv(SimEnv):
     def achieved(self) -> frozenset[str]:
         """Commands of one goal, in their primary wording; with `manner`, how it was walked."""
         met = [text for text, command in self._sayable if Progress(self.watch, command).met()]
-        if not met or not self.config.manner:
+        if not met or self.manner is None:
             return frozenset(sentence(text) for text in met)
         # a walk in no known gait, or in no band of speed, fulfils no instruction with adverbs
         speed, gait = speed_of(self.watch.gauge.speed), self.watch.gauge.gait

@@ -55,6 +55,8 @@ LOWEST_HIP, HIGHEST_HIP, FOLDED = 0.14, 0.38, 0.12
 """Heights between which a leg can walk, and that of the hip of one that is folded."""
 
 
+CHANGE_SPEED = 0.25
+"""Speed of the feet over the ground below which the gait may change, m/s."""
 FASTEST_SWING = 0.36
 """The greatest height of a swing times the frequency, m/s."""
 
@@ -68,6 +70,7 @@ class Limits:
         frequency: the lowest, Hz.
         pitch: the greatest either way, radians.
         width: the narrowest and the widest stance, metres.
+        height: the lowest and the highest, metres.
         sideways, backwards, turning: how much more such a velocity counts than one forwards.
     """
 
@@ -75,16 +78,19 @@ class Limits:
     frequency: float
     pitch: float
     width: tuple[float, float]
+    height: tuple[float, float]
     sideways: float
     backwards: float = 1.0
     turning: float = 1.0
 
 
 LIMITS = {
-    "pronk": Limits(0.06, 2.8, 0.15, (0.24, 0.34), sideways=2.5, turning=1.5),
-    "trot": Limits(0.10, 2.0, 0.35, (0.20, 0.40), sideways=1.3),
-    "bound": Limits(0.08, 2.5, 0.25, (0.24, 0.40), sideways=1.5),
-    "pace": Limits(0.08, 2.8, 0.25, (0.24, 0.30), sideways=2.0, backwards=2.0),
+    "pronk": Limits(
+        0.06, 2.8, 0.15, (0.24, 0.34), (0.165, 0.31), sideways=2.5, backwards=2.0, turning=1.5
+    ),
+    "trot": Limits(0.10, 2.0, 0.35, (0.22, 0.40), (0.14, 0.34), sideways=1.3),
+    "bound": Limits(0.08, 2.8, 0.25, (0.24, 0.40), (0.165, 0.31), sideways=1.5, backwards=2.0),
+    "pace": Limits(0.08, 2.8, 0.25, (0.24, 0.30), (0.165, 0.32), sideways=2.0, backwards=2.0),
 }
 """Outside them robots have fallen (docs/quadruped.md); `safe_command` keeps inside."""
 GAIT_SLICE = slice(NAMES.index("gait0"), NAMES.index("gait2") + 1)
@@ -132,16 +138,17 @@ def finite_command(values: Any) -> np.ndarray:
     asked = np.asarray(values, dtype=float)
     if asked.shape != (len(NAMES),):
         raise CommandError(f"command: has shape {asked.shape}; give {len(NAMES)} numbers")
-    for name, value in zip(NAMES, asked, strict=True):
-        if not np.isfinite(value):
-            raise CommandError(f"{name}: is {value}; give a finite number")
+    # one look at all of them: this is called a hundred times a second
+    if not np.isfinite(asked).all():
+        wrong = int(np.flatnonzero(~np.isfinite(asked))[0])
+        raise CommandError(f"{NAMES[wrong]}: is {asked[wrong]}; give a finite number")
     return asked
 
 
 def safe_command(command: np.ndarray) -> np.ndarray:
     """The nearest command (11,) that the gait can do, of one inside the box.
 
-    - frequency, pitch, width and phases are those that the nearest gait can have;
+    - frequency, height, pitch, width and phases are those that the nearest gait can have;
     - pitch and swing leave every leg room to stretch and to fold;
     - the way of a foot in half a stance is at most HALF_STEP, else all three velocities shrink.
     """
@@ -151,7 +158,7 @@ def safe_command(command: np.ndarray) -> np.ndarray:
     safe[GAIT_SLICE] = GAITS[gait]
     safe[4] = max(command[4], limits.frequency)
     safe[10] = np.clip(command[10], *limits.width)
-    height = command[3]
+    height = safe[3] = np.clip(command[3], *limits.height)
     # a pitch lowers two hips by sin(pitch) * HALF_LENGTH, and raises the others
     room = min(height - LOWEST_HIP, HIGHEST_HIP - height) / HALF_LENGTH
     steepest = min(limits.pitch, float(np.arcsin(np.clip(room, 0.0, 1.0))))
@@ -168,6 +175,12 @@ def safe_command(command: np.ndarray) -> np.ndarray:
     farthest = min(limits.half_step, 0.8 * (lowest_hip - 0.10))
     safe[:3] *= min(1.0, farthest / max(half_step, 1e-9))
     return safe
+
+
+def allows_change(command: np.ndarray) -> bool:
+    """Whether a command (11,) is slow enough for another gait."""
+    vx, vy, wz = command[:3]
+    return bool(np.hypot(vx, vy) + HALF_DIAGONAL * abs(wz) < CHANGE_SPEED + 0.02)
 
 
 def keeps_speed(command: np.ndarray) -> bool:
@@ -193,6 +206,7 @@ __all__ = [
     "PER_SECOND",
     "STAND",
     "CommandError",
+    "allows_change",
     "checked_command",
     "command",
     "finite_command",

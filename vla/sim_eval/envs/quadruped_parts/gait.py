@@ -26,6 +26,7 @@ from vla.sim_eval.envs.quadruped_parts.commands import (
     LOW,
     PER_SECOND,
     STAND,
+    allows_change,
     finite_command,
     keeps_speed,
     safe_command,
@@ -108,6 +109,7 @@ class Gait:
     def _clear(self) -> None:
         self.command = STAND.copy()
         """What is followed now: the command asked for, approached at a limited rate."""
+        self._asked = self._goal = STAND.copy()
         self.phases = self._offsets(self.command)
         """Where each foot is in its cycle (4,)."""
         self.standing = True
@@ -143,17 +145,35 @@ class Gait:
 
     def _approach(self, asked: np.ndarray) -> None:
         """Moves the command that is followed towards the one asked for."""
-        goal = safe_command(asked) if self.tuning.safe else asked.copy()
         if self.tuning.safe:
-            # no faster than gait and posture of this moment can go
-            present = np.concatenate([goal[:3], self.command[3:]])
-            goal[:3] = safe_command(present)[:3]
+            if not np.array_equal(asked, self._asked):
+                # remembered: the same command comes for many ticks
+                self._asked, self._goal = asked, safe_command(asked)
+            goal = self._goal
+            # a safe command that is followed already stays as it is
+            if np.array_equal(goal, self.command):
+                return
+            goal = self._held_back(goal)
+        else:
+            goal = asked
         largest = self._largest_change
-        moved = self.command + np.clip(goal - self.command, -largest, largest)
+        way = goal - self.command
+        # exactly the goal at last, not a rounding error beside it
+        arrives = np.abs(way) <= largest
+        moved = np.where(arrives, goal, self.command + np.clip(way, -largest, largest))
         if self.tuning.safe and not keeps_speed(moved):
             # first slower, then lower or into another gait
             moved[3:] = self.command[3:]
         self.command = moved
+
+    def _held_back(self, goal: np.ndarray) -> np.ndarray:
+        """What of a safe command (11,) can be approached now."""
+        changes = not np.array_equal(goal[GAIT_SLICE], self.command[GAIT_SLICE])
+        if changes and not allows_change(self.command):
+            return np.concatenate([np.zeros(3), self.command[3:]])
+        # no faster than gait and posture of this moment can go
+        present = np.concatenate([goal[:3], self.command[3:]])
+        return np.concatenate([safe_command(present)[:3], goal[3:]])
 
     def _decide(self, asked: np.ndarray, nominal: np.ndarray) -> None:
         """Whether feet stand still or step.

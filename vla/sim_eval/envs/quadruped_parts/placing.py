@@ -16,9 +16,9 @@ APART = 2.05
 """Least distance of two things, metres."""
 PASSAGE = 1.55
 """Least distance of the obstacle from the things that are not asked for."""
-WIDEST = 0.62
+WIDEST = 0.57
 """Greatest angle from straight ahead, radians; the camera sees 0.70 to each side."""
-NEAREST, FARTHEST = 2.3, 4.0
+NEAREST, FARTHEST = 2.3, 4.3
 
 
 def lay_out(rng: np.random.Generator, command: Command, words: dict[str, str]) -> Layout:

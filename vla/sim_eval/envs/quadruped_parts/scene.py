@@ -177,7 +177,7 @@ def _bar(body: str) -> str:
 
 def _mat(body: str, half: float, down: float = 0.0) -> str:
     # what was passed under is out of sight: without a mark ahead no picture says "far enough"
-    return _box(f"{body}_mat", f"0.2 {half} 0.002", f"1.2 0 {0.002 - down}", kind="painted")
+    return _box(f"{body}_mat", f"0.4 {half} 0.002", f"1.6 0 {0.002 - down}", kind="painted")
 
 
 def _tray(body: str) -> str:
