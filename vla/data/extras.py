@@ -19,6 +19,8 @@ INTERVENTION = "intervention"
 """Whether a human or expert acted at the step: the column that LeRobot's recorders write."""
 VALID_ACTIONS = "valid_actions"
 """Of the chunk that begins at the step, how many actions may be learned."""
+PRIVILEGED = "privileged"
+"""What only a simulator knows of the world at the step, such as friction and payload, (L, D)."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _RESERVED = re.compile(r"action|timestamp|frame_index|episode_index|index|task_index|subtask_index")
 _RESERVED_PREFIXES = ("observation.", "next.", "action.")
