@@ -134,8 +134,9 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         """
 
     def privileged(self) -> np.ndarray:
-        """What only the simulator knows of the present episode's world, float (D,), such as friction
-        and payload: recorded with each step, and never seen by a policy that has to do without."""
+        """What only the simulator knows of the present episode's world, float (D,), such as
+        friction and payload: recorded with each step, and hidden from a policy that has to do
+        without."""
         return np.zeros(0, np.float32)
 
     def paraphrases(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A state policy in a world with hidden numbers: it is given them in training, and infers them later.
+"""A state policy in a world with hidden numbers: given in training, inferred from then on.
 
 Kumar et al. 2021, "RMA: rapid motor adaptation for legged robots" (arXiv:2107.04034). An encoder
 makes a few numbers, the context z, of what only a simulator knows (friction, payload, delays); the
@@ -26,7 +26,7 @@ from vla.data.extras import PRIVILEGED
 from vla.models.memory import age_mask, select_rows, stack_steps
 from vla.models.policies.mlp import MLPConfig, MLPMemory
 from vla.models.policy import Policy, PolicyConfig
-from vla.models.roles import ACTION_INPUT, STATE_INPUT, Role, roles_of
+from vla.models.roles import ACTION_INPUT, STATE_INPUT, STATISTICS, Role, roles_of
 from vla.types import Batch, Observation, PolicyOutput, Spec
 
 Range = Annotated[tuple[float, float], Field(description="least and greatest value")]
@@ -54,8 +54,8 @@ class AdaptiveConfig(PolicyConfig):
     policy: MLPConfig = MLPConfig()
     """The base policy, which reads state and context; `chunk` is the policy's own."""
     stage: Literal["base", "adapted"] = "base"
-    """base: the context comes from the hidden numbers. adapted: from the last steps; the objective
-    `adaptation` sets it."""
+    """Where a new policy gets its context from. base: from the hidden numbers. adapted: from its
+    last steps, as after the objective `adaptation`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> AdaptiveConfig:
@@ -78,8 +78,8 @@ class AdaptiveMemory:
     """The last steps of B robots.
 
     Attributes:
-        steps: `state` (B, n, S), normalised, and `action` (B, n, A), what was done in each, in units
-            of the range; a robot's own are its last `ages`.
+        steps: `state` (B, n, S), normalised, and `action` (B, n, A), what was done in each, in
+            units of the range; a robot's own are its last `ages`.
         ages: remembered steps of each robot.
         base: of the base policy.
     """
@@ -114,7 +114,7 @@ class AdaptivePolicy(Policy):
     """See the module's docstring. Built by `AdaptiveConfig.build`, or read by `load_policy`."""
 
     config: AdaptiveConfig
-    extras = (PRIVILEGED,)
+    adapted: Tensor
     privileged_low: Tensor
     privileged_high: Tensor
 
@@ -127,6 +127,9 @@ class AdaptivePolicy(Policy):
         self.base = base
         self.language = base.language
         self.feature_dim = base.feature_dim
+        # learning sets it, so it goes with the weights and not with the config
+        self.register_buffer("adapted", torch.tensor(config.stage == "adapted"))
+        self._adapting = False
         ranges = torch.tensor(list(config.privileged.values()))
         # they follow from the config, so they are not saved
         self.register_buffer("privileged_low", ranges[:, 0], persistent=False)
@@ -138,9 +141,18 @@ class AdaptivePolicy(Policy):
         )
         self.adaptation = Adaptation(spec, config.hidden, config.encoding)
 
+    @property
+    def extras(self) -> tuple[str, ...]:  # type: ignore[override]
+        """An adapted policy can go on learning from data of a real robot, which knows nothing."""
+        return (PRIVILEGED,) if self._adapting or not bool(self.adapted) else ()
+
     def parameter_roles(self) -> dict[str, Role]:
         # which numbers are hidden, and how they show, is of this robot alone
-        named = {"encoder": STATE_INPUT, "adaptation": STATE_INPUT | ACTION_INPUT}
+        named = {
+            "encoder": STATE_INPUT,
+            "adaptation": STATE_INPUT | ACTION_INPUT,
+            "adapted": STATISTICS,
+        }
         roles = super().parameter_roles() | roles_of(self, named)
         for name, role in self.base.parameter_roles().items():
             roles[f"base.{name}"] = role
@@ -152,7 +164,8 @@ class AdaptivePolicy(Policy):
 
     def begin_adaptation(self) -> None:
         """From now on the context is inferred, and the adaptation module alone learns."""
-        self.config = self.config.model_copy(update={"stage": "adapted"})
+        self.adapted.fill_(True)
+        self._adapting = True
         self.requires_grad_(False)
         self.adaptation.requires_grad_(True)
 
@@ -164,10 +177,7 @@ class AdaptivePolicy(Policy):
 
         Raises ContextError if stage `base` finds no privileged numbers in the batch.
         """
-        if self.config.stage == "adapted":
-            context_BTZ = self.inferred(batch)
-        else:
-            context_BTZ = self.encoded(batch)
+        context_BTZ = self.inferred(batch) if bool(self.adapted) else self.encoded(batch)
         # the base policy has statistics of nothing: it reads numbers of about unit size already
         state_BTS = torch.cat([self.normalised_state(batch.state), context_BTZ], -1)
         output: PolicyOutput = self.base(dataclasses.replace(batch, state=state_BTS))
@@ -207,7 +217,7 @@ class AdaptivePolicy(Policy):
         if memory is not None:
             ages = memory.ages
             new = {name: torch.cat([memory.steps[name], new[name]], 1) for name in new}
-        if self.config.stage == "adapted":
+        if bool(self.adapted):
             n = new["state"].shape[1]
             mask_Bn = age_mask(ages, n)
             if mask_Bn is None:
@@ -244,8 +254,8 @@ class AdaptivePolicy(Policy):
 
 
 class Adaptation(nn.Module):
-    """The last states and actions -> the context: a recurrent network that goes over the window from
-    its first step to its last."""
+    """The last states and actions -> the context: a recurrent network that goes over the window
+    from its first step to its last."""
 
     def __init__(self, spec: Spec, hidden: int, encoding: int) -> None:
         super().__init__()
@@ -284,9 +294,9 @@ class Adaptation(nn.Module):
 
 def _missing(what: str) -> str:
     return (
-        f"a policy of type adaptive in stage base needs the hidden numbers of the world, and {what}; "
-        "record or play an env that tells them (`SimEnv.privileged`), or train the second stage with "
-        "objective={type: adaptation}"
+        f"a policy of type adaptive in stage base needs the hidden numbers of the world, and "
+        f"{what}; record or play an env that tells them (`SimEnv.privileged`), or train the second "
+        "stage with objective={type: adaptation}"
     )
 
 

@@ -17,8 +17,8 @@ from vla.types import Batch
 
 @register("objectives", "adaptation")
 class AdaptationConfig(ObjectiveConfig):
-    """Regression of the context on the last steps, for policies of type `adaptive` whose first stage
-    is done. The base policy and the encoder stay as they are.
+    """Regression of the context on the last steps, for policies of type `adaptive` whose first
+    stage is done. The base policy and the encoder stay as they are.
 
     Formula: L = mean |phi(s_{t-k+1}, a_{t-k+1}, ..., a_{t-1}, s_t) - mu(e_t)|^2.
 
@@ -53,8 +53,8 @@ class AdaptationObjective(Objective):
         return masked_mean(policy.adaptation_loss(batch), batch.mask), {}
 
     def validate(self, policy: Policy, batch: Batch) -> Metrics:
-        """`loss`, and `action_error`: mean L1 between the data's actions and those with the inferred
-        context, robot units."""
+        """`loss`, and `action_error`: mean L1 between the data's actions and those with the
+        inferred context, robot units."""
         assert isinstance(policy, AdaptivePolicy)
         mode = policy(batch).actions.mode()
         error_BTA = action_l1(mode, batch.actions, batch.action_mask)
