@@ -6,12 +6,21 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from scripts.results import front, learning, objectives, simulation, systems, trainings
+from scripts.results import (
+    front,
+    learning,
+    objectives,
+    quadruped,
+    simulation,
+    systems,
+    trainings,
+)
 from scripts.results.formatting import ROOT
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
     **front.BLOCKS,
     **simulation.BLOCKS,
+    **quadruped.BLOCKS,
     **learning.BLOCKS,
     **objectives.BLOCKS,
     **trainings.BLOCKS,
@@ -29,6 +38,8 @@ SECTIONS = {
         "Meta-World MT10": "metaworld_mt10",
         "Decision Transformer asked for success and for failure": "decision_transformer_mixed",
         "Scripted experts of the tabletop": "tabletop_experts",
+        "The quadruped's scripted expert": "quadruped_expert",
+        "The quadruped's walking controller": "quadruped_commands",
     },
     "Experts": {
         "SAC on hopper": "expert_hopper",

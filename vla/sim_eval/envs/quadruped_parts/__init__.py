@@ -1,0 +1,1 @@
+"""The quadruped's body, gait, scenes, language, goals and scripted expert."""
