@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_policies import mlp, rt1
+from small_policies import mlp
 
 from vla.config import ConfigError
 from vla.control.exploration import Exploration
@@ -56,10 +56,9 @@ def test_values_move_to_the_nearer_end():
     assert torch.equal(SPEC.fake_batch(4, 2, 3).actions[..., :2], rest)
 
 
-@pytest.mark.parametrize("head", [None, {"type": "gaussian"}, {"type": "flow"}])
+@pytest.mark.parametrize("head", ["categorical", "gaussian", "flow"])
 def test_a_policy_gives_ends_and_keeps_its_weights(head, tmp_path):
-    changes = {} if head is None else {"head": head}
-    policy = rt1(SPEC, **changes) if head is None else mlp(SPEC, **changes)
+    policy = mlp(SPEC, head={"type": head})
     observation = policy.spec.fake_observation(8)
     actions, _ = policy.act(observation, temperature=1.0)
     assert set(actions[..., 2].unique().tolist()) <= {0.0, 1.0}
@@ -70,7 +69,7 @@ def test_a_policy_gives_ends_and_keeps_its_weights(head, tmp_path):
     assert loaded.spec.binary_actions == ("done",)
     assert "nothing between" in (tmp_path / "policy" / "README.md").read_text()
     # no number of it is stored with the weights
-    plain = rt1(PLAIN) if head is None else mlp(PLAIN, **changes)
+    plain = mlp(PLAIN, head={"type": head})
     assert plain.state_dict().keys() == policy.state_dict().keys()
 
 

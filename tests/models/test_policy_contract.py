@@ -40,6 +40,14 @@ SEEING: dict[str, Any] = {
 MLP = {"type": "mlp", "hidden": 16, "chunk": K, "language": "minilm"}
 SPEAKING = {**MLP, "head": {"type": "categorical"}}
 SMALL: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "adaptive": lambda folder: {
+        "privileged": {"friction": [0.2, 1.0]},
+        "stage": "adapted",
+        "history": T,
+        "chunk": K,
+        "hidden": 16,
+        "policy": MLP,
+    },
     "conditioned": lambda folder: {
         "policy": {"type": "rt1", "key_dim": 8, "indicator": True, **SEEING},
         "guidance": 1.5,

@@ -8,6 +8,7 @@ are executed.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 from collections.abc import Sequence
@@ -57,6 +58,7 @@ class EpisodeState:
         uncertainty: that measure of its last chunk.
         held: the action (A,) that it tries for a while; of exploration.
         running: what a shield has to remember of it.
+        privileged: float32 (D,), what the env tells of its world; None if it tells nothing.
     """
 
     robot_state: np.ndarray | None = None
@@ -69,6 +71,7 @@ class EpisodeState:
     uncertainty: float | None = None
     held: Held = None
     running: RunningEpisode | None = None
+    privileged: np.ndarray | None = None
 
     @property
     def waits(self) -> bool:
@@ -224,7 +227,8 @@ class BatchedPolicy:
         target_return = None
         if self.settings.target_return is not None:
             target_return = [self.settings.target_return] * len(episodes)
-        return Observation.from_numpy(
+        known = [episode.privileged for episode in episodes if episode.privileged is not None]
+        observation = Observation.from_numpy(
             seen,
             np.stack(states),
             [episode.instruction for episode in episodes],
@@ -232,6 +236,10 @@ class BatchedPolicy:
             reward=[episode.reward for episode in episodes],
             target_return=target_return,
         )
+        if len(known) == len(episodes):
+            privileged = torch.from_numpy(np.stack(known))
+            observation = dataclasses.replace(observation, privileged=privileged)
+        return observation
 
     def _ensembled(self, episode: EpisodeState, chunk_KA: np.ndarray) -> np.ndarray:
         """The averaged action of this step, (1, A)."""

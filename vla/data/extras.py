@@ -22,6 +22,8 @@ VALID_ACTIONS = "valid_actions"
 ACTION_CHUNK = "action_chunk"
 """The actions to learn from a step on, (K * A,), where they are not those of the rows that follow:
 labels of states that another policy has visited."""
+PRIVILEGED = "privileged"
+"""What only a simulator knows of the world at the step, such as friction and payload, (L, D)."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _RESERVED = re.compile(r"action|timestamp|frame_index|episode_index|index|task_index|subtask_index")
 _RESERVED_PREFIXES = ("observation.", "next.", "action.")

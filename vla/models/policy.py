@@ -137,11 +137,11 @@ class Policy(
             spec's size; it must act alike on both, but for rounding to 8 bits.
         counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
             between.
-        executed_actions: how many actions of a chunk its critic values, which are then to be
-            executed; None if that is left open.
+        executed_actions: first actions of a chunk that its critic values, to be executed; or None.
         return_conditioned: `Observation.target_return` means something to it.
         success_conditioned: it is asked for success in place of a return.
         reads_words: it reads the instruction itself, so an indicator behind it needs no vector.
+        extras: extra columns of the data that it reads.
         frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch
             norms that are frozen.
         source: the folder or repository that it was loaded from; None if it is new or was trained.
@@ -155,6 +155,7 @@ class Policy(
     return_conditioned: bool = False
     success_conditioned: bool = False
     reads_words: bool = False
+    extras: tuple[str, ...] = ()
     frozen_modules: frozenset[str] = frozenset()
     source: str | None = None
     robot_name: str = ""
@@ -259,8 +260,7 @@ class Policy(
         return ()
 
     def within_limits(self, actions: Float[Tensor, "... A"]) -> Float[Tensor, "... A"]:
-        """Actions in robot units -> within the spec's range; binary dimensions at the nearer of
-        two."""
+        """Robot units, clamped to the spec's range; binary dimensions at their nearer end."""
         clamped = actions.clamp(self.action_low, self.action_high)
         return to_ends(clamped, self.spec.action_names, self.spec.binary_ends)
 

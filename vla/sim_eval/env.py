@@ -92,6 +92,8 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     render_images: bool = True
     """While False, an env may skip rendering and leave `observation["images"]` empty.
     It must not change the physics."""
+    privileged_names: tuple[str, ...] = ()
+    """What `privileged` tells, one name per number; empty if it tells nothing."""
     expert_name: str = ""
     """Which expert acts in the present episode, if there are several; recorded with it."""
 
@@ -138,6 +140,12 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         Empty if the env cannot be put back.
         """
         return ()
+
+    def privileged(self) -> np.ndarray:
+        """What only the simulator knows of the present episode's world, float (D,), such as
+        friction and payload: recorded with each step, and hidden from a policy that has to do
+        without."""
+        return np.zeros(0, np.float32)
 
     def paraphrases(self) -> tuple[str, ...]:
         """Other texts of the present episode's instruction."""

@@ -126,10 +126,14 @@ class Batch:
 
     def observation(self, t: int = -1) -> Observation:
         """What the robots saw at step `t` of the window."""
+        B = self.batch_size
+        privileged = self.extras.get("privileged")
         return Observation(
             images={camera: image[:, t] for camera, image in self.images.items()},
             state=self.state[:, t],
             instruction=self.instruction,
+            # a column of one number per step has no axis of its own
+            privileged=None if privileged is None else privileged[:, t].float().view(B, -1),
         )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:

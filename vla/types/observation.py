@@ -45,6 +45,7 @@ class Observation:
             are not counted.
         target_return: float32 (B,), the return that a return-conditioned policy should reach from
             the start of the episode on; None leaves it to the policy.
+        privileged: float32 (B, D), what only a simulator knows of the world; None on real robots.
     """
 
     images: dict[str, Tensor]
@@ -53,6 +54,7 @@ class Observation:
     # since the last observation, not of the last step: a chunk has several steps
     reward: Tensor | None = None
     target_return: Tensor | None = None
+    privileged: Tensor | None = None
 
     @property
     def batch_size(self) -> int:

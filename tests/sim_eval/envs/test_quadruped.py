@@ -71,6 +71,7 @@ def test_suites_and_specs():
     ]
     spec = QuadrupedConfig().spec()
     assert spec.action_names == (*NAMES, "done")
+    assert spec.binary_actions == ("done",)
     first = QuadrupedConfig(done="first").spec()
     assert first.action_names == ("done", *NAMES)
     assert (first.action_low[:2], first.action_high[:2]) == ((0.0, -0.8), (1.0, 1.2))
@@ -376,6 +377,16 @@ def test_randomisation_is_drawn_and_undone(make):
         env.reset(seed=seed)
         seen.append(float(model.body_mass[model.body("trunk").id]))
     assert len(set(seen)) == 3
+    assert env.privileged_names == ("friction", "payload", "motor", "com")
+    friction, payload, motor, com = env.privileged().tolist()
+    assert model.body_mass[model.body("trunk").id] == pytest.approx(
+        nominal.model.body_mass[nominal.model.body("trunk").id] + payload, rel=1e-5
+    )
+    assert 0.4 <= friction <= 1.4
+    assert 0.7 <= motor <= 1.3
+    assert abs(com) <= 0.05
+    assert nominal.privileged_names == ()
+    assert nominal.privileged().shape == (0,)
     assert min(seen) >= nominal.model.body_mass[nominal.model.body("trunk").id]
     nominal.close()
 

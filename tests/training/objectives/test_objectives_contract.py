@@ -47,6 +47,14 @@ TRANSFORMER = {
     "chunk": 2,
 }
 OTHER_POLICIES: dict[str, dict[str, Any]] = {
+    "adaptation": {
+        "type": "adaptive",
+        "privileged": {"friction": [0, 1]},
+        "history": 3,
+        "hidden": 8,
+        "chunk": 2,
+        "policy": MLP,
+    },
     "fql": {**MLP, "head": {"type": "flow", "hidden": 8, "depth": 1, "integration_steps": 2}},
     "recap": {**MLP, "language": "blank", "indicator": True},
     "return_conditioned": TRANSFORMER,
@@ -90,9 +98,11 @@ def write(
                 "rewards": success.astype(np.float32),
                 "success": success,
                 "terminated": solved,
+                "extras": {"privileged": np.full(length, episode / episodes, np.float32)},
             }
             values = change(episode, values | {"length": length})
             length = values.pop("length")
+            values["extras"]["privileged"] = values["extras"]["privileged"][:1].repeat(length)
             writer.add_episode(
                 Episode(
                     images={},
@@ -239,7 +249,9 @@ def test_the_config_in_a_run_directory_begins_the_same_run_again(
 # --- bad input ------------------------------------------------------------------------------------
 
 NEEDS_REWARDS = [
-    name for name in OBJECTIVES if name not in ("bc", "filtered_bc", "return_conditioned")
+    name
+    for name in OBJECTIVES
+    if name not in ("adaptation", "bc", "filtered_bc", "return_conditioned")
 ]
 
 

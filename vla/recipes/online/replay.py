@@ -50,7 +50,7 @@ class Replay:
         self._label_chunk = label_chunk
         self.objective = objective
         self._policy = policy
-        self._extras = list(objective.extras)
+        self._extras = list(dict.fromkeys((*objective.extras, *policy.extras)))
         self.windows = self._empty()
         self._weights_N = np.empty(0)
         self.prior: Windows | None = None

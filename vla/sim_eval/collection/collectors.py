@@ -17,10 +17,12 @@ from vla.config import Config, ConfigError, ConfigPath
 from vla.control.batched_inference import BatchedPolicy, EpisodeState
 from vla.control.inference_mode import inference
 from vla.data.episode import Scalar
+from vla.data.extras import PRIVILEGED
 from vla.export.runtime import is_exported, load
 from vla.sim_eval.collection.detours import Detours, DetoursConfig
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.gates.base import Proposal
+from vla.sim_eval.rollouts.episode_recorder import privileged_extras
 from vla.sim_eval.rollouts.expert_labels import expert_label
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.takeover import Takeover, TakeoverConfig
@@ -194,6 +196,7 @@ class PolicyInEpisode:
             self._policy.tell_executed(self._state, np.stack(self._executed))
             self._executed = []
         self._state.robot_state = np.asarray(observation["state"], dtype=np.float32)
+        self._state.privileged = privileged_extras(self._env).get(PRIVILEGED)
         # a batch of one: how sums are rounded depends on the size of a batch
         images = {}
         for camera, image in observation["images"].items():

@@ -23,7 +23,7 @@ from vla.sim_eval.collection.collectors import Behaviour, Behaviours, Behaviours
 from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import SimEnv, Task
 from vla.sim_eval.gates.stuck import StuckConfig
-from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder
+from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder, privileged_extras
 from vla.sim_eval.rollouts.expert_labels import expert_label, valid_actions
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.sim_eval.workers.launchers import Launcher
@@ -273,6 +273,7 @@ class _Steps:
         self._env = env
         self._label = np.empty(0)
         self._followed: list[bool] = []
+        self._privileged: dict[str, Any] = {}
 
     def ask_expert(self, clean: np.ndarray, behaviour: Behaviour) -> None:
         """Called before the step is executed, for the expert answers the present state.
@@ -281,12 +282,13 @@ class _Steps:
             clean: what the behaviour does, before it is disturbed.
         """
         self._label = clean
+        self._privileged = privileged_extras(self._env)
         if self._config.labels_policies and not behaviour.by_expert:
             self._label = expert_label(self._env)
 
     def add(self, executed: np.ndarray, reward: float, success: bool, behaviour: Behaviour) -> None:
         """The step that was executed, and what it brought."""
-        extras = {}
+        extras = dict(self._privileged)
         if self._config.labels_policies or self._config.behaviours.corrects:
             extras[INTERVENTION] = behaviour.by_expert
         self._followed.append(bool(np.array_equal(self._label, executed)))

@@ -30,6 +30,7 @@ from vla.sim_eval.mujoco.gymnasium_env import (
     prepare_backend,
     unknown_task,
 )
+from vla.sim_eval.mujoco.hidden_world import HiddenWorld, HiddenWorldConfig
 from vla.sim_eval.mujoco.spaces import square_camera
 from vla.types import Spec
 
@@ -94,6 +95,9 @@ class LocomotionConfig(EnvConfig):
     success_return: float | None = None
     """Return from which an episode counts as solved, if the robot has not fallen; null:
     the robot's own threshold."""
+    hidden: HiddenWorldConfig | None = None
+    """Physics that every episode draws and no policy is shown, such as `{mass: 0.5}`: domain
+    randomisation. Recordings hold the factors as the column `privileged`. null: gymnasium's own."""
     behaviour: BehaviourConfig | None = None
     """Who the expert is: snapshots of a trained policy. null: there is no expert."""
 
@@ -144,13 +148,23 @@ class LocomotionEnv(GymEnv):
         self._behaviour = config.expert()
         sim = _build(config.robot)
         super().__init__(sim, config.spec(), task, camera=CAMERA, preset=config.preset)
+        self._hidden: HiddenWorld | None = None
+        if config.hidden is not None:
+            self._hidden = HiddenWorld(self.model, config.hidden)
+            self.privileged_names = self._hidden.names
         own = config.success_return
         self._success_return = threshold(config.robot) if own is None else own
 
     def on_reset(self, seed: int, info: dict[str, Any]) -> None:
+        if self._hidden is not None:
+            # a stream of its own: the starts are those of the same seeds without it
+            self._hidden.draw(np.random.default_rng((seed, 5)))
         if self._behaviour is not None:
             self._behaviour.begin(seed)
             self.expert_name = f"snapshot {self._behaviour.current.index}"
+
+    def privileged(self) -> np.ndarray:
+        return np.zeros(0, np.float32) if self._hidden is None else self._hidden.factors
 
     def outcome(
         self,

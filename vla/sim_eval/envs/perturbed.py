@@ -109,6 +109,7 @@ class PerturbedEnv(SimEnv):
             raise ConfigError([f"{kind}: {problem}"])
         self.robot_spec, self.task = env.robot_spec, env.task
         self.metadata, self.render_mode = env.metadata, env.render_mode
+        self.privileged_names = env.privileged_names
         # gymnasium only declares the spaces: an env that sets none has no such attribute
         for name in ("observation_space", "action_space"):
             if hasattr(env, name):
@@ -207,6 +208,9 @@ class PerturbedEnv(SimEnv):
     def expert_action(self) -> np.ndarray:
         """Of the env inside: the expert knows the true state, whatever a policy is shown."""
         return self.env.expert_action()
+
+    def privileged(self) -> np.ndarray:
+        return self.env.privileged()
 
     def paraphrases(self) -> tuple[str, ...]:
         return self.env.paraphrases()

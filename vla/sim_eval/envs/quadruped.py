@@ -230,6 +230,10 @@ class QuadrupedEnv(SimEnv):
         self.model = mujoco.MjModel.from_xml_string(scene_xml(pieces))
         self.data = mujoco.MjData(self.model)
         self.robot = Robot(self.model, self.data)
+        drawn = config.randomisation
+        if drawn.friction or drawn.payload or drawn.motor or drawn.com:
+            # what is always the same is no secret, and would be a column of constants
+            self.privileged_names = tuple(self.robot.world)
         self.gait = Gait(self.robot)
         self.scene = Scene(self.model, self.data, pieces)
         size = config.image_size
@@ -330,6 +334,10 @@ class QuadrupedEnv(SimEnv):
             world["com"] = rng.uniform(-config.com, config.com)
         if world:
             self.robot.set_world(**world)
+
+    def privileged(self) -> np.ndarray:
+        """Of `Robot.set_world`: friction, payload, motor, com."""
+        return np.array([self.robot.world[name] for name in self.privileged_names], np.float32)
 
     def _tick(self, command: np.ndarray) -> None:
         self.gait.control(command)

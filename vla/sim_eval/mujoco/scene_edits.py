@@ -215,6 +215,15 @@ class SceneEditor:
             factor = np.exp(strength * rng.uniform(-0.7, 0.7))
             self._model.body_mass[i] *= factor
             self._model.body_inertia[i] *= factor
+        self._weights_have_changed()
+
+    def scale_masses(self, factor: float) -> None:
+        """Mass and inertia of all bodies times one factor."""
+        self._model.body_mass[:] *= factor
+        self._model.body_inertia[:] *= factor
+        self._weights_have_changed()
+
+    def _weights_have_changed(self) -> None:
         # what MuJoCo derives from weights once when it compiles; data of its own, since it
         # leaves them in the initial pose
         self._mujoco.mj_setConst(self._model, self._mujoco.MjData(self._model))

@@ -16,6 +16,7 @@ import numpy as np
 from vla.common.machine_faults import text_of
 from vla.config import UserError
 from vla.data import Episode
+from vla.data.extras import PRIVILEGED
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.env_contract import EnvError
 from vla.sim_eval.gates.base import Proposal
@@ -27,6 +28,7 @@ from vla.sim_eval.rollouts.episode_recorder import (
     EXPERT_CHUNK,
     EXPERT_STEPS,
     INTERVENTION,
+    privileged_extras,
 )
 from vla.sim_eval.rollouts.expert_labels import expert_chunk, expert_label
 from vla.sim_eval.rollouts.jobs import Decision, EpisodeRecord, Job
@@ -64,6 +66,7 @@ class Ready:
         reward: sum over the last chunk of actions.
         executed: float32 (n, A), what was executed in place of the last chunk, if the expert acted
             or might have; else None.
+        privileged: float32 (D,), what the env tells of its world; None if it tells nothing.
     """
 
     slot: int
@@ -71,6 +74,7 @@ class Ready:
     instruction: str
     reward: float = 0.0
     executed: np.ndarray | None = None
+    privileged: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -262,7 +266,8 @@ class EnvHost:
         for camera, images in self._images.items():
             images[slot] = player.observation["images"][camera]
         state = np.asarray(player.observation["state"], dtype=np.float32)
-        return Ready(slot, state, player.instruction, reward, executed)
+        privileged = privileged_extras(player.env).get(PRIVILEGED)
+        return Ready(slot, state, player.instruction, reward, executed, privileged)
 
     def _end_takeover(self, slot: int) -> None:
         takeover = self._takeovers.pop(slot, None)

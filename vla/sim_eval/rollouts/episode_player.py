@@ -11,7 +11,7 @@ from vla.data.episode import Scalar
 from vla.sim_eval.env import SimEnv
 from vla.sim_eval.gates.stuck import StuckGate
 from vla.sim_eval.rollouts.env_checks import check_images, checked_reset, checked_step
-from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder
+from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder, privileged_extras
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.video import VideoWriter, film_frame
 from vla.types import Spec
@@ -76,6 +76,7 @@ class EpisodePlayer:
         """
         if self.recorder is not None:
             self.recorder.add_observation(self.observation, self.instruction)
+            extras |= privileged_extras(self.env)
         self.env.render_images = look or self._every_step_drawn
         result = self.env.step(action)
         self.observation, self.reward, terminated, truncated, self.info = checked_step(

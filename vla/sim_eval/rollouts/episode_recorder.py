@@ -12,7 +12,8 @@ import numpy as np
 
 from vla.data import Episode, encode_png
 from vla.data.episode import Scalar
-from vla.data.extras import INTERVENTION
+from vla.data.extras import INTERVENTION, PRIVILEGED
+from vla.sim_eval.env import SimEnv
 
 DECISION = "decision"
 """Column: of the chunk that the policy chose at a step, how many actions were executed; 0 at the
@@ -86,6 +87,14 @@ class EpisodeRecorder:
         )
 
 
+def privileged_extras(env: SimEnv) -> dict[str, Any]:
+    """What the env tells of its present world, as an extra column of the step; nothing if it tells
+    nothing."""
+    if not env.privileged_names:
+        return {}
+    return {PRIVILEGED: np.asarray(env.privileged(), np.float32)}
+
+
 __all__ = [
     "DECISION",
     "EXPERT_ACTION",
@@ -93,4 +102,5 @@ __all__ = [
     "EXPERT_STEPS",
     "INTERVENTION",
     "EpisodeRecorder",
+    "privileged_extras",
 ]

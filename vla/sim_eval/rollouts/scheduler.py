@@ -268,6 +268,7 @@ class Scheduler:
             episode.state.robot_state = answer.state
             episode.state.instruction = answer.instruction
             episode.state.reward = answer.reward
+            episode.state.privileged = answer.privileged
             if answer.executed is not None and self.policy is not None:
                 self.policy.tell_executed(episode.state, answer.executed)
             return

@@ -116,6 +116,7 @@ def read_windows(
         "rewards": data.rewards,
         "episodes": episodes,
         "cameras": cameras,
+        "extras": policy.extras,
     }
     if data.cache != "stream":
         return Windows(dataset, cache=data.cache, **options)

@@ -172,6 +172,8 @@ class Robot:
         }
         self.motor = 1.0
         """Strength of the motors against the nominal one."""
+        self.world = {"friction": 1.0, "payload": 0.0, "motor": 1.0, "com": 0.0}
+        """What `set_world` was given last."""
 
     def stand(self, x: float = 0.0, y: float = 0.0, yaw: float = 0.0) -> None:
         """Puts the robot on its feet, at rest, in the posture of `STAND`."""
@@ -248,6 +250,7 @@ class Robot:
         """
         values = {"friction": friction, "payload": payload, "motor": motor, "com": com}
         _check_world(values)
+        self.world = values
         model, nominal, trunk = self.model, self._nominal, self._trunk
         # a contact takes the greater friction of its two geoms, so both change
         model.geom_friction[self._feet, 0] = FOOT_FRICTION * friction
