@@ -46,7 +46,7 @@ def check_installed() -> None:
         )
     mujoco = version_of("mujoco")
     if mujoco is None or _numbers(mujoco) >= DARKER_SINCE:
-        # 98.1 against 91 was measured for one published model on either side of this version
+        # a policy that has learned from one sort of picture is measured on another
         since = ".".join(str(number) for number in DARKER_SINCE)
         raise LiberoError(
             f"mujoco is {mujoco}; from {since} on it draws LIBERO's floors darker, which changes "
