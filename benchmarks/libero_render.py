@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +24,8 @@ from vla.sim_eval.envs.libero import LiberoConfig
 from vla.sim_eval.envs.libero_parts.installed import env_class, quiet
 from vla.sim_eval.envs.libero_parts.suites import suite_tasks
 
+# numba looks for the package `coverage`, and would find the benchmark of that name beside this file
+sys.modules["coverage"] = None  # type: ignore[assignment]
 LABELS = {
     "without": "vla, no picture",
     "fast": "vla, fast",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from scripts.results import front, learning, objectives, simulation, systems, trainings
+from scripts.results import front, learning, libero, objectives, simulation, systems, trainings
 from scripts.results.formatting import ROOT
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
@@ -16,6 +16,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     **objectives.BLOCKS,
     **trainings.BLOCKS,
     **systems.BLOCKS,
+    **libero.BLOCKS,
 }
 """Name of a block -> what writes it."""
 
@@ -32,6 +33,7 @@ SECTIONS = {
     },
     "Experts": {
         "SAC on hopper": "expert_hopper",
+        "Scripted experts of LIBERO": "libero_experts",
     },
     "Learned rewards": {
         "The maze by a discriminator (GAIL)": "reward_gail",
@@ -83,6 +85,7 @@ SECTIONS = {
         "Busy machines": "busy_machine",
         "Chunks of a vision-language model": "vlm_decoding",
         "Rendering": "render",
+        "A control step of LIBERO": "libero_render",
     },
     "Things that must not happen": {
         "Damaged datasets that pass unseen": "data_fuzz",
