@@ -1,4 +1,4 @@
-"""Grasps, the hand's motion and which tasks have experts; with LIBERO installed, also a whole episode."""
+"""Grasps, the hand's motion, and which tasks have experts; with LIBERO, also a whole episode."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,8 @@ WALLS = "".join(
 
 def scene(*bodies: str) -> SimpleNamespace:
     """A simulation of nothing but these bodies; "thing" is the one that is grasped."""
-    xml = f'<mujoco><default><geom group="0"/></default><worldbody>{"".join(bodies)}</worldbody></mujoco>'
+    world = f"<worldbody>{''.join(bodies)}</worldbody>"
+    xml = f'<mujoco><default><geom group="0"/></default>{world}</mujoco>'
     model = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
@@ -152,7 +153,7 @@ def test_the_hand_turns_about_the_worlds_axes():
 
 
 def test_claims_are_what_was_measured():
-    """At least 95 % of the measured starts of every task with an expert, and no such task left out."""
+    """At least 95 % of the measured starts of every task with an expert; none is left out."""
     results = Path(__file__).parents[3] / "benchmarks" / "results" / "libero_experts.json"
     measured = json.loads(results.read_text())["tasks"]
     assert {row["suite"] for row in measured} == set(experts.SUITES)
@@ -170,7 +171,7 @@ def test_tasks_without_an_expert_say_so():
     with pytest.raises(RuntimeError, match=r"suite libero_90 has no scripted experts; libero_obj"):
         require_expert("libero_90", "any")
     with pytest.raises(
-        RuntimeError, match=r"turn_on_the_stove of libero_goal has no .*leave it out"
+        RuntimeError, match=r"turn_on_the_stove of libero_goal has no .*; leave it out"
     ):
         require_expert("libero_goal", "turn_on_the_stove")
     with pytest.raises(RuntimeError, match="no scripted expert knows how to reach"):

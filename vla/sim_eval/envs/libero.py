@@ -55,8 +55,8 @@ class LiberoConfig(EnvConfig):
 
     type: Literal["libero"] = "libero"
     suite_name: str = Field("libero_object", alias="suite")
-    """libero_spatial, libero_object, libero_goal, libero_10, libero_90, or one of LIBERO-PRO such as
-    libero_goal_swap."""
+    """libero_spatial, libero_object, libero_goal, libero_10, libero_90, or one of LIBERO-PRO, such
+    as libero_goal_swap."""
     tasks: tuple[str, ...] | None = None
     """Tasks of the suite by name, for example [put_the_bowl_on_the_plate]; null: all."""
     bddl: ConfigPath | None = None

