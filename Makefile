@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 BENCH ?= control_step render
 TESTERS ?= 2
 
-.PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu bench-serve bench-openpi interop interop-312 lock clean
+.PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu bench-serve bench-openpi interop interop-312 lock lock-libero libero clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -157,6 +157,12 @@ interop-312: $(READY) $(INTEROP312)/.ready  ## the plugin under lerobot-rollout 
 lock:  ## resolve requirements.lock again, keeping its pins where they still fit (needs uv)
 	uv pip compile pyproject.toml --extra all --extra dev --extra docs --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
+
+lock-libero: $(READY)  ## resolve requirements-libero.lock again: what vla[libero] adds to requirements.lock (needs uv)
+	$(BIN)/python -m scripts.libero_lock
+
+libero: $(READY)  ## add LIBERO with its meshes (1.2 GB on disk) to the virtual environment
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-libero.lock
 
 clean:
 	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

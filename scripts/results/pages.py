@@ -9,6 +9,7 @@ from pathlib import Path
 from scripts.results import (
     front,
     learning,
+    libero,
     objectives,
     quadruped,
     simulation,
@@ -25,6 +26,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     **objectives.BLOCKS,
     **trainings.BLOCKS,
     **systems.BLOCKS,
+    **libero.BLOCKS,
 }
 """Name of a block -> what writes it."""
 
@@ -43,6 +45,7 @@ SECTIONS = {
     },
     "Experts": {
         "SAC on hopper": "expert_hopper",
+        "Scripted experts of LIBERO": "libero_experts",
     },
     "Learned rewards": {
         "The maze by a discriminator (GAIL)": "reward_gail",
@@ -95,6 +98,7 @@ SECTIONS = {
         "Busy machines": "busy_machine",
         "Chunks of a vision-language model": "vlm_decoding",
         "Rendering": "render",
+        "A control step of LIBERO": "libero_render",
     },
     "Things that must not happen": {
         "Damaged datasets that pass unseen": "data_fuzz",

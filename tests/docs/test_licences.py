@@ -16,6 +16,24 @@ def test_the_page_is_that_of_the_lock() -> None:
     assert missing == []
 
 
+def test_what_libero_adds_is_listed() -> None:
+    found = licences.libero_rows()
+    assert licences.unknown(found) == []
+    assert {row.name for row in found} == set(licences.OF_LIBERO)
+    text = licences.PAGE.read_text()
+    assert [row.name for row in found if f"| {row.name} | {row.version} |" not in text] == []
+
+
+def test_locks_agree_and_name_no_registry() -> None:
+    both = licences.locked(licences.LOCK.read_text()), licences.LIBERO_LOCK.read_text()
+    shared = both[0].keys() & licences.locked(both[1]).keys()
+    assert {name: both[0][name] for name in shared} == {
+        name: version for name, version in licences.locked(both[1]).items() if name in shared
+    }
+    assert "mujoco" in shared
+    assert "://" not in both[1]
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [

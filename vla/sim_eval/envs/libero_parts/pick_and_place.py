@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla.sim_eval.envs.libero_parts.grasps import Grasp, grasp_of
+from vla.sim_eval.envs.libero_parts.grasps import WIDE, Grasp, grasp_of
 from vla.sim_eval.envs.libero_parts.hand import CLOSE, OPEN, Hand, pointing_down
 from vla.sim_eval.envs.libero_parts.shapes import shapes_around, shapes_of
 from vla.sim_eval.envs.libero_parts.simulation import Simulation
@@ -16,6 +16,8 @@ HOVER = 0.06  # metres above the grasp at which the hand comes over a thing
 CLEARANCE = 0.05  # metres between what is carried and what it is carried over
 LIFT = 0.08  # metres that a thing is lifted before it is carried anywhere
 AT_REST = 0.01  # metres per second: the fingers have closed
+HELD = 0.03  # metres between hand and grasp: a bowl tilts while it is carried
+EMPTY = 0.003  # metres between fingers that have closed on nothing
 NEAR = 0.012  # metres off, sideways, at which the hand goes down
 AT_GRASP = 0.006  # metres off, in height, at which the fingers close
 AT_GOAL = 0.012  # metres off, sideways and in height, at which the fingers open
@@ -53,8 +55,11 @@ class PickAndPlace:
         touching = hand.touches(self._thing.geoms)
         if (touching or self._at_grasp(grasp)) and self._at_goal():
             return hand.move(hand.position, grasp.finger_axis, OPEN)
-        if touching and hand.closed >= 1.0 and hand.finger_speed < AT_REST:
-            return self._carry(grasp)
+        near = np.linalg.norm(grasp.point - hand.position) < HELD
+        if near and hand.closed >= 1.0 and (touching or hand.width > EMPTY):
+            if hand.finger_speed < AT_REST:
+                return self._carry(grasp)
+            return hand.move(hand.position, grasp.finger_axis, CLOSE)
         return self._approach(grasp)
 
     # --- the ways -------------------------------------------------------------------------------
@@ -73,7 +78,17 @@ class PickAndPlace:
             to = np.array([grasp.point[0], grasp.point[1], over])
             if hand.position[2] < over - 0.02:
                 to[:2] = hand.position[:2]
-        return hand.move(to, grasp.finger_axis, OPEN)
+        return hand.move(to, grasp.finger_axis, self._opened(grasp))
+
+    def _opened(self, grasp: Grasp) -> float:
+        """The gripper's action that opens the fingers as far as the grasp wants them."""
+        if grasp.opening == WIDE:
+            return OPEN
+        # between two walls there is no room for fingers that are wide open; 0 keeps them
+        half = 0.15
+        if self._hand.closed > half:
+            return OPEN
+        return CLOSE if self._hand.closed < -half else 0.0
 
     def _carry(self, grasp: Grasp) -> np.ndarray:
         hand = self._hand
