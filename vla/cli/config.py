@@ -34,7 +34,9 @@ CONFIGS = {
 def config_schema(
     name: Annotated[
         str,
-        typer.Argument(help="captions, align, collect, train, reward, expert, online, eval, fqe, demo or serve."),
+        typer.Argument(
+            help="captions, align, collect, train, reward, expert, online, eval, fqe, demo or serve."
+        ),
     ],
 ) -> None:
     """The JSON schema of a config, for editors."""

@@ -151,9 +151,7 @@ def compose(
     inner.vision_tower.timm_model.load_state_dict(image_network.state_dict())
     inner.language_model.load_state_dict(_with_rows(language.base_model, inner.language_model))
     if not options["tie_word_embeddings"]:
-        model.lm_head.load_state_dict(
-            _with_rows(language.get_output_embeddings(), model.lm_head)
-        )
+        model.lm_head.load_state_dict(_with_rows(language.get_output_embeddings(), model.lm_head))
     _scale_to_words(model, image_size, seed)
     for key in ("eos_token_id", "pad_token_id", "bos_token_id"):
         setattr(model.generation_config, key, getattr(tokenizer, key))

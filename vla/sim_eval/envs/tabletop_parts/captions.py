@@ -90,9 +90,7 @@ def _in_order(table: Table) -> Caption:
 
 def _contents(table: Table) -> Iterator[Caption]:
     for name in RECEPTACLES:
-        inside = [
-            thing for slot, thing in enumerate(table.things) if _rests_in(table, slot, name)
-        ]
+        inside = [thing for slot, thing in enumerate(table.things) if _rests_in(table, slot, name)]
         if len(inside) > 1:
             continue  # in which order would they be named?
         answer = f"A {inside[0]} is in the {name}." if inside else f"The {name} is empty."
