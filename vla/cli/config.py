@@ -20,6 +20,8 @@ CONFIGS = {
     "expert": ("vla.recipes.experts.config", "ExpertConfig"),
     "eval": ("vla.sim_eval.evaluation", "EvalConfig"),
     "fqe": ("vla.training.offline_evaluation.fitted_q_evaluation", "FQEConfig"),
+    "captions": ("vla.sim_eval.collection.captions", "CaptionsConfig"),
+    "align": ("vla.training.alignment.config", "AlignConfig"),
     "reward": ("vla.training.reward_learning.config", "RewardTrainConfig"),
     "online": ("vla.recipes.online.config", "OnlineConfig"),
     "demo": ("vla.recipes.demo", "DemoConfig"),
@@ -32,7 +34,9 @@ CONFIGS = {
 def config_schema(
     name: Annotated[
         str,
-        typer.Argument(help="collect, train, reward, expert, online, eval, fqe, demo or serve."),
+        typer.Argument(
+            help="captions, align, collect, train, reward, expert, online, eval, fqe, demo or serve."
+        ),
     ],
 ) -> None:
     """The JSON schema of a config, for editors."""

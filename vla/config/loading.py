@@ -19,7 +19,10 @@ from vla.config.yaml_text import YamlError, parse_yaml
 C = TypeVar("C", bound=Config)
 MOST_PROBLEMS = 20
 """Mistakes that are listed; a file of another kind may have thousands."""
-SECTIONS = ("collect", "train", "reward", "expert", "eval", "fqe", "online")
+SECTIONS = (
+    *("captions", "align", "collect", "train", "reward"),
+    *("expert", "eval", "fqe", "online"),
+)
 """Commands whose configs may stand side by side in one file."""
 
 

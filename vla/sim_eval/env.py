@@ -66,6 +66,20 @@ class Suite:
         raise KeyError(f"suite {self.name!r} has no task {name!r}; it has: {names}")
 
 
+@dataclass(frozen=True)
+class Caption:
+    """A question about what is to be seen, and its only right answer.
+
+    Attributes:
+        kind: what is asked for, by which answers are counted, such as "colour".
+        question, answer: sentences.
+    """
+
+    kind: str
+    question: str
+    answer: str
+
+
 class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """A simulated robot with cameras.
 
@@ -170,6 +184,14 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         """
         # by the env's own judge: hindsight labels must mean what `success` means
         return frozenset()
+
+    def captions(self, rng: np.random.Generator) -> tuple[Caption, ...]:
+        """Questions about the present state that a picture of it answers; drawn where there are
+        many.
+
+        Empty if the env has no words for what it shows.
+        """
+        return ()
 
     def mistake(self, rng: np.random.Generator) -> str:
         """The expert acts out another instruction of the present scene.

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ CONFIGS = ("*config*.json",)
 TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 """Of tokenizers and processors."""
 MODEL_FILES = (*CONFIGS, "*.safetensors", "*.safetensors.index.json")
+GGUF_INSTALL = "pip install 'vla[smollm]'"
 OWN_CODE = "this checkpoint asks for code of its own, which vla never runs"
 _SMALL = 4 * 2**20  # bytes of a config; vocabularies, which are larger, name no code
 
@@ -159,6 +161,28 @@ def load_tensors(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
         raise PretrainedError(f"{file}: holds something else than named tensors")
     return found
+
+
+def load_gguf(file: Path) -> tuple[Any, Any]:
+    """The language model (float32) and tokenizer of a GGUF file whose checksum is known.
+
+    Quantised weights are computed back: they keep the loss of their few bits.
+
+    Raises PretrainedError if it cannot be read, or the package `gguf` is not installed.
+    """
+    import torch
+    import transformers
+
+    if find_spec("gguf") is None:
+        raise PretrainedError(f"{file}: needs the package gguf to be read: {GGUF_INSTALL}")
+    with _as_one_error(file), _quiet():
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, gguf_file=file.name, **_local()
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, **_local()
+        )
+    return model, tokenizer
 
 
 def _local() -> dict[str, Any]:
@@ -298,6 +322,7 @@ __all__ = [
     "PretrainedError",
     "fetch",
     "load_config",
+    "load_gguf",
     "load_model",
     "load_tensors",
     "load_text_tool",

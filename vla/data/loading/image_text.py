@@ -55,6 +55,11 @@ class ImageTextBatch:
 class ImageTextPairs:
     """The pairs in a folder; pictures are read when their pairs are gathered.
 
+    Attributes:
+        rows: file_name, prompt and answer of each pair.
+        kinds: what kind of question each is (`kind` of its line), by which answers are counted; ""
+            if its line does not say.
+
     Raises:
         DataError: no folder or metadata, a line that is no pair, a picture that is missing or lies
             outside of the folder, or no pairs at all.
@@ -69,10 +74,13 @@ class ImageTextPairs:
                 '{"file_name": ..., "prompt": ..., "answer": ...} for each'
             )
         self.rows: list[dict[str, str]] = []
+        self.kinds: list[str] = []
         # not splitlines: JSON may hold U+2028, which counts as the end of a line there
         for number, line in enumerate(read_text(self.folder, path).split("\n"), 1):
             if line.strip():
-                self.rows.append(_row(line, f"{path}, line {number}"))
+                row, kind = _row(line, f"{path}, line {number}")
+                self.rows.append(row)
+                self.kinds.append(kind)
         if not self.rows:
             raise DataError(f"{path}: holds no pairs")
         # now, not at the step that draws it: a run of hours must not end at a missing file
@@ -99,7 +107,8 @@ class ImageTextPairs:
         )
 
 
-def _row(line: str, place: str) -> dict[str, str]:
+def _row(line: str, place: str) -> tuple[dict[str, str], str]:
+    """A pair, and what kind of question it is; "" if it does not say."""
     try:
         row: Any = parse_json(line, place)
     except JsonError as error:
@@ -109,7 +118,8 @@ def _row(line: str, place: str) -> dict[str, str]:
     # a loss over no token would be NaN
     if not row["answer"].strip():
         raise DataError(f"{place}: the answer is empty; there is nothing to learn from it")
-    return {key: row[key] for key in _KEYS}
+    kind = row.get("kind")
+    return {key: row[key] for key in _KEYS}, kind if isinstance(kind, str) else ""
 
 
 def _read(path: Path) -> np.ndarray:

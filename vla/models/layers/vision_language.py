@@ -175,6 +175,16 @@ class VisionLanguageModel(nn.Module):
         self._injected: tuple[Tensor, Tensor] | None = None
         self.model.get_input_embeddings().register_forward_hook(self._inject)
 
+    def train(self, mode: bool = True) -> VisionLanguageModel:
+        """As of any module, except that batch norms keep the statistics that they came with."""
+        super().train(mode)
+        # a step's few pictures, all of one scene, have other statistics than those by which the
+        # policy will be computed when it acts
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
     # --- what it is
     # -----------------------------------------------------------------------------------
 

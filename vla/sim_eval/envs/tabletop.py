@@ -21,8 +21,9 @@ from pydantic import Field, model_validator
 from vla.common.names import did_you_mean
 from vla.common.versions import installed_versions
 from vla.config import Config, ConfigError, register
-from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
+from vla.sim_eval.env import Caption, EnvConfig, SimEnv, Suite, Task
 from vla.sim_eval.envs.tabletop_parts import scene
+from vla.sim_eval.envs.tabletop_parts.captions import scene_captions
 from vla.sim_eval.envs.tabletop_parts.expert import Expert
 from vla.sim_eval.envs.tabletop_parts.goals import Progress, Table
 from vla.sim_eval.envs.tabletop_parts.language import (
@@ -412,6 +413,10 @@ class TabletopEnv(SimEnv):
         assert self._progress is not None
         satisfied = self._progress.satisfied
         return frozenset(text for text, command in self._sayable if satisfied(command.goals[0]))
+
+    def captions(self, rng: np.random.Generator) -> tuple[Caption, ...]:
+        """See `tabletop_parts.captions`."""
+        return scene_captions(self.table, rng)
 
     def mistake(self, rng: np.random.Generator) -> str:
         """Of the kind that is asked, with another object or place; of any kind if

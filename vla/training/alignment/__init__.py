@@ -1,0 +1,1 @@
+"""Teaching a vision-language model what its image tokens mean, from image-text pairs alone."""
