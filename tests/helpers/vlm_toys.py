@@ -206,7 +206,7 @@ def composed(folder: Path, *, seed: int = 0, **text: Any) -> Path:
     """A convolutional network of timm, an MLP, Llama (FastVLM's architecture); 4 image tokens per image."""
     import timm
 
-    from vla.models.layers.composed_base import compose, save_base
+    from vla.models.layers.vision_language_parts.composed_base import compose, save_base
 
     language, words = llama(seed=seed, **text)
     network = timm.create_model("test_efficientnet", num_classes=0)

@@ -45,7 +45,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({**PPO, "precision": "bf16"}, "precision: policy gradients compare"),
         ({"updates": None}, "epochs, updates, updates_per_step: give one of them"),
         ({"updates_per_step": 1}, "epochs, updates, updates_per_step: give one of them"),
-        ({"env": {"type": "locomotion", "robot": "hopper"}, "label": {}}, "label: task .* no expert"),
+        (
+            {"env": {"type": "locomotion", "robot": "hopper"}, "label": {}},
+            "label: task .* no expert",
+        ),
     ],
 )
 def test_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

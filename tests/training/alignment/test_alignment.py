@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from vla.config import ConfigError, validate
 from vla.data.loading.image_text import ImageTextPairs
 from vla.models.layers.vision_language import VisionLanguageModel
-from vla.models.layers.vision_language_answers import judge_answers
 from vla.models.layers.vision_language_base import load_base, load_processor
+from vla.models.layers.vision_language_parts.answers import judge_answers
 from vla.training.alignment.accuracy import answer_accuracy
 from vla.training.alignment.config import AlignConfig
 from vla.training.alignment.learning import align

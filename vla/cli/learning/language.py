@@ -51,7 +51,7 @@ def smollm(
     The part between them is random: `vla align` teaches it.
     """
     with clear_errors():
-        from vla.models.layers.composed_base import write_smollm_base
+        from vla.models.layers.vision_language_parts.composed_base import write_smollm_base
 
         tokens = write_smollm_base(out, trunk=trunk, image_size=image_size, seed=seed)
         console.print(f"base: {escape(str(out))} ({tokens} tokens a picture)", soft_wrap=True)

@@ -11,7 +11,7 @@ import torch
 
 from vla.data.loading.image_text import ImageTextPairs
 from vla.models.layers.vision_language import VisionLanguageModel
-from vla.models.layers.vision_language_answers import judge_answers
+from vla.models.layers.vision_language_parts.answers import judge_answers
 
 _BATCH = 32
 

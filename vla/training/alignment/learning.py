@@ -22,10 +22,10 @@ from vla.common.foreign.json_files import read_json
 from vla.config import ConfigError, check_config, dump_config
 from vla.data import WindowSampler, prefetch
 from vla.data.loading.image_text import ImageTextBatch, ImageTextPairs
-from vla.models.layers.composed_base import SOURCES_FILE, save_base
 from vla.models.layers.vision_language import VisionLanguageModel
-from vla.models.layers.vision_language_answers import judge_answers
 from vla.models.layers.vision_language_base import load_base, load_processor
+from vla.models.layers.vision_language_parts.answers import judge_answers
+from vla.models.layers.vision_language_parts.composed_base import SOURCES_FILE, save_base
 from vla.training.alignment.accuracy import answer_accuracy
 from vla.training.alignment.config import AlignConfig
 from vla.training.metrics import Mean, MetricsLog

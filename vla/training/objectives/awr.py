@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from vla.config import register
+from vla.config.ignored_options import refuse_ignored_options
 from vla.models.policy import Policy
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
 from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
-from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.offline_rl.values.monte_carlo import Q_OPTIONS, MonteCarloConfig
 from vla.training.offline_rl.values.td import TDConfig
 

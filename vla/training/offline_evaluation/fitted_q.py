@@ -21,11 +21,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vla.config import Config
+from vla.config.ignored_options import refuse_ignored_options
 from vla.config.numbers import BatchSize, Count
 from vla.data import Windows
 from vla.models.critics import ActionCritic, CriticConfig
 from vla.training.losses import n_step_returns
-from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.types import Spec
 

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from vla.common.errors import Notice
 from vla.config import ConfigError, ConfigPath
+from vla.config.ignored_options import refuse_ignored_options
 from vla.data import Windows
 from vla.models.critics import CriticConfig, StateCritic
 from vla.models.policy import Policy, load_policy
 from vla.models.transfer.cameras import cameras_of
 from vla.training.losses import Metrics, masked_mean
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError
-from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.online_rl.advantages import (
     Decisions,
     generalised_advantages,

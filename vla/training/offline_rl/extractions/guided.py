@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vla.config import register
+from vla.config.ignored_options import refuse_ignored_options
 from vla.models.policies.guided import (
     BestOfN,
     CoordinateAscent,
@@ -29,7 +30,6 @@ from vla.training.offline_rl.extractions.base import (
 )
 from vla.training.offline_rl.extractions.bc import BCExtraction
 from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
-from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.offline_rl.values.base import Transition, ValueLearner
 
 

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vla.config import register
+from vla.config.ignored_options import refuse_ignored_options
 from vla.models.policy import Policy
 from vla.training.losses import (
     Metrics,
@@ -26,7 +27,6 @@ from vla.training.losses import (
 )
 from vla.training.objective import ObjectiveError
 from vla.training.offline_rl.exchanged_tokens import draw_places, exchange, one_token_per_dimension
-from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.offline_rl.values.base import (
     Lookahead,
     Transition,

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from vla.config import register
-from vla.training.offline_rl.ignored_options import refuse_ignored_options
+from vla.config.ignored_options import refuse_ignored_options
 from vla.training.offline_rl.values.base import (
     Lookahead,
     Transition,

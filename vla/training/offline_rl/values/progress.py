@@ -14,11 +14,11 @@ from pydantic import model_validator
 from torch import Tensor
 
 from vla.config import register
+from vla.config.ignored_options import refuse_ignored_options
 from vla.data import Windows
 from vla.models.critics import StateCritic
 from vla.training.losses import masked_mean
 from vla.training.objective import ObjectiveError
-from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.offline_rl.values.base import (
     Lookahead,
     Transition,

@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vla.config import register
+from vla.config.ignored_options import refuse_ignored_options
 from vla.training.losses import masked_mean, masked_means
 from vla.training.objective import ObjectiveError
-from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.offline_rl.values.base import (
     Critics,
     Lookahead,

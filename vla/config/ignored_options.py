@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vla.config import Config
+from vla.config.base import Config
 
 
 def refuse_ignored_options(
