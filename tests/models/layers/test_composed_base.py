@@ -13,10 +13,10 @@ import vlm_toys
 
 from vla.common.foreign.pretrained import PretrainedError, load_gguf
 from vla.common.foreign.wheels import SMOLLM2, WHEELS
-from vla.models.layers import composed_base
 from vla.models.layers.trunk_weights import TrunkError
 from vla.models.layers.vision_language import VisionLanguageModel, VLMError
 from vla.models.layers.vision_language_base import load_base, load_processor
+from vla.models.layers.vision_language_parts import composed_base
 from vla.models.layers.vision_language_parts.composed_base import compose, write_smollm_base
 
 NETWORK = "test_efficientnet"
