@@ -5,12 +5,17 @@ from __future__ import annotations
 from scripts.results.formatting import interval, read, source, table
 
 
+def number(value: float) -> str:
+    """Two decimals, and no minus before a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
 def quadruped_commands() -> str:
     file = read("quadruped_commands")
     rows = []
     for walk in file["constant"]:
         followed, measured = walk["followed"], walk["measured"]
-        cells = [f"{measured[name]:.2f} ({followed[name]:.2f})" for name in measured]
+        cells = [f"{number(measured[name])} ({number(followed[name])})" for name in measured]
         rows.append((walk["what"], *cells, walk["gait"] or "-"))
     safe, drawn = file["random"]["safe"], file["random"]["as drawn"]
     errors = safe["rms_error"]
@@ -55,7 +60,7 @@ def quadruped_expert() -> str:
         )
     cost = file["cost"]
     text = (
-        f"Seeds {file['episodes']} of each family; a step is 0.2 s. A control step takes "
+        f"{file['episodes']} seeds of each family; a step is 0.2 s. A control step takes "
         f"{cost['step_ms']:.1f} ms and a picture of {file['image_size']} px "
         f"{cost['picture_ms']:.1f} ms of processor time (load average "
         f"{file['machine']['load_average']} on {file['machine']['cores']} cores)."

@@ -377,7 +377,7 @@ class QuadrupedEnv(SimEnv):
 
     @property
     def progress(self) -> Progress:
-        """How far the present episode's command is fulfilled. Raises RuntimeError before `reset`."""
+        """How far the command of the episode is fulfilled. Raises RuntimeError before `reset`."""
         if self._progress is None:
             raise RuntimeError("no episode before reset: call reset first")
         return self._progress

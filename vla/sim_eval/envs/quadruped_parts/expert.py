@@ -161,7 +161,7 @@ class Expert:
                 command[3], command[4], command[8] = CRAWL_HEIGHT, HIGH[4], 0.05
 
     def _unload(self, command: np.ndarray, goal: Goal, body: BodyState) -> bool:
-        """Walks up to the tray, facing it, and tips the ball into it; returns whether it is there."""
+        """Walks up to the tray and tips the ball into it; returns whether it is there."""
         if not self.watch.ball_on_back:
             return self.watch.at(goal)
         tray = self.scene.place(goal.body)

@@ -82,7 +82,7 @@ class GaitError(UserError):
 
 
 class Gait:
-    """Tracks commands: call `control` once per CONTROL_TICK, then step the physics TICK_STEPS times.
+    """Tracks commands: call `control` every CONTROL_TICK, then step the physics TICK_STEPS times.
 
     Args:
         robot: what it moves.
@@ -119,7 +119,7 @@ class Gait:
         self._velocity = np.zeros(3)
         self._height_trim = 0.0
         self.feet = self._nominal(self.command)
-        """Where the feet are to be (4, 3), from the trunk's middle, in level axes of its heading."""
+        """Where the feet are to be (4, 3), from the trunk's middle, in level axes."""
         self._lifted = self.feet.copy()
         self._stood = np.ones(4, dtype=bool)
         self._aimed = self.feet.copy()

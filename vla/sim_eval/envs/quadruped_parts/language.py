@@ -40,7 +40,7 @@ HELD_OUT_PAIRS = (
     ("purple", "ball"),
     ("orange", "cylinder"),
 )
-"""Never in the scene in the splits "seen", "paraphrase" and "long"; what "unseen_pairs" asks for."""
+"""Never in a scene of "seen", "paraphrase" and "long"; what "unseen_pairs" asks for."""
 TRAIN_PAIRS = tuple(
     (colour, shape)
     for colour in COLOURS
@@ -203,7 +203,7 @@ def families_of(split: Split) -> tuple[Family, ...]:
 
 
 def draw_words(rng: np.random.Generator, family: Family, split: Split) -> dict[str, str]:
-    """What the bodies of a scene are called; the first of each kind is the one that is asked for."""
+    """What the bodies of a scene are called; the first of each kind is the one asked for."""
     words: dict[str, str] = {}
     pieces = pieces_of(family, split)
     for kind, name in (("bars", "bar"), ("gates", "gate"), ("trays", "tray")):
