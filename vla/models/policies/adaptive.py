@@ -195,7 +195,8 @@ class AdaptivePolicy(Policy):
         """The context by the steps of the window, each step's own action left out."""
         unit_BTA = self._unit(batch.actions[:, :, 0])
         state_BTS = self.normalised_state(batch.state)
-        return self.adaptation(state_BTS, unit_BTA, batch.mask)
+        context_BTZ: Tensor = self.adaptation(state_BTS, unit_BTA, batch.mask)
+        return context_BTZ
 
     def adaptation_loss(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Squared error of the inferred context, mean over its numbers (RMA, equation 5)."""

@@ -66,11 +66,11 @@ def stored_spec(
     if keys.state is not None:
         spec = replace(spec, state_names=tuple(dimension_names(mapping.state)))
     if keys.action is not None:
-        low, high = action_limits(actions())
+        least, greatest = action_limits(actions())
         names = tuple(dimension_names(mapping.action))
         binary = tuple(name for name in spec.binary_actions if name in names)
         # a flag that is never set in these episodes keeps its two values all the same
-        low, high = list(low), list(high)
+        low, high = list(least), list(greatest)
         for name in binary:
             dim, before = names.index(name), spec.action_names.index(name)
             low[dim], high[dim] = spec.action_low[before], spec.action_high[before]
