@@ -1,8 +1,8 @@
-"""Pretrained weights that lie in installed packages: where they are, and whether they are those that
-were looked at.
+"""Pretrained weights that lie in installed packages: where they are, and whether they are those
+that were looked at.
 
-A package is named with the SHA-256 of its file of weights. No line of its code is run: its folder is
-looked up, and nothing is imported.
+A package is named with the SHA-256 of its file of weights. No line of its code is run: its folder
+is looked up, and nothing is imported.
 """
 
 from __future__ import annotations
