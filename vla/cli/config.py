@@ -35,7 +35,7 @@ def config_schema(
     name: Annotated[
         str,
         typer.Argument(
-            help="captions, align, collect, train, reward, expert, online, eval, fqe, demo or serve."
+            help="captions, align, collect, train, reward, expert, online, eval, fqe, demo, serve."
         ),
     ],
 ) -> None:

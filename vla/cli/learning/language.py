@@ -1,5 +1,5 @@
-"""`vla base`, `vla captions`, `vla align`: a vision-language model to begin with, and what it learns
-before it acts."""
+"""`vla base`, `vla captions`, `vla align`: a vision-language model to begin with, and what it
+learns before it acts."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def align(
         bool, typer.Option("--restart", help="Begin again, in place of what an earlier run left.")
     ] = False,
 ) -> None:
-    """The part of a vision-language model between picture and words learns from image-text pairs."""
+    """What lies between picture and words in a vision-language model learns from pairs of both."""
     with clear_errors():
         from vla.config import load_config
         from vla.training.alignment.config import AlignConfig

@@ -31,8 +31,8 @@ from vla.models.layers.vision_language import VLMError
 IMAGE_TOKEN = "<image>"
 SOURCES_FILE = "sources.json"
 """What the model was made of, beside its weights."""
-# ChatML, in which SmolLM2 was tuned. Its usual first message, which says that it is an assistant, is
-# left out: it would cost every step of a robot some twenty tokens.
+# ChatML, in which SmolLM2 was tuned. Its usual first message, which says that it is an assistant,
+# is left out: it would cost every step of a robot some twenty tokens.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
