@@ -15,7 +15,10 @@ OTHER_WORDS = "_lan"
 """Ending of the suites that say the same tasks otherwise."""
 WITHOUT: dict[str, tuple[str, ...]] = {
     "libero_object": (),
-    "libero_spatial": ("pick_up_the_black_bowl_on_the_wooden_cabinet_and_place_it_on_the_plate",),
+    "libero_spatial": (
+        "pick_up_the_black_bowl_in_the_top_drawer_of_the_wooden_cabinet_and_place_it_on_the_plate",
+        "pick_up_the_black_bowl_on_the_wooden_cabinet_and_place_it_on_the_plate",
+    ),
     "libero_goal": (
         "open_the_middle_drawer_of_the_cabinet",
         "open_the_top_drawer_and_put_the_bowl_inside",
