@@ -168,7 +168,9 @@ def test_claims_are_what_was_measured():
 def test_tasks_without_an_expert_say_so():
     require_expert("libero_object", "any")
     require_expert("libero_goal_lan", "put_the_bowl_on_the_plate")
-    with pytest.raises(RuntimeError, match=r"suite libero_90 has no scripted experts; choose one of lib"):
+    with pytest.raises(
+        RuntimeError, match=r"suite libero_90 has no scripted experts; choose one of lib"
+    ):
         require_expert("libero_90", "any")
     with pytest.raises(
         RuntimeError, match=r"turn_on_the_stove of libero_goal has no .*; leave it out"
