@@ -266,15 +266,17 @@ class BatchedPolicy:
         rows: list[int],
     ) -> ShieldedChoice:
         """What chooses the next chunks in the policy's place."""
-        running = []
+        running, states = [], []
         for episode in episodes:
+            assert episode.robot_state is not None  # all of them wait
+            states.append(episode.robot_state)
             if episode.running is None:
                 episode.running = shield.begin()
             running.append(episode.running)
         return shield.choice(
             running,
             {camera: images[camera][rows] for camera in shield.model.cameras},
-            np.stack([episode.robot_state for episode in episodes if episode.waits]),
+            np.stack(states),
             [episode.instruction for episode in episodes],
             temperature=self.settings.temperature,
         )
