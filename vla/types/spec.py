@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from vla.common.foreign.json_files import JsonError, read_json
 from vla.common.foreign.texts import is_text
@@ -21,6 +20,9 @@ from vla.types.dimension_names import made_up_names
 from vla.types.errors import SpecError
 
 if TYPE_CHECKING:
+    # here: exported policies act without it
+    from jaxtyping import Bool, Float
+
     from vla.types.batch import Batch
     from vla.types.observation import Observation
 

@@ -98,11 +98,11 @@ def write(
                 "rewards": success.astype(np.float32),
                 "success": success,
                 "terminated": solved,
-                "extras": {"privileged": np.full(length, episode / episodes, np.float32)},
             }
             values = change(episode, values | {"length": length})
             length = values.pop("length")
-            values["extras"]["privileged"] = values["extras"]["privileged"][:1].repeat(length)
+            privileged = np.full(length, episode / episodes, np.float32)
+            values["extras"] = {**values.get("extras", {}), "privileged": privileged}
             writer.add_episode(
                 Episode(
                     images={},

@@ -173,7 +173,7 @@ class Windows:
         self._stop = np.repeat(edges[1:], np.diff(edges))
 
     def _own_chunks(self, stored: np.ndarray | None, frame_N: np.ndarray) -> np.ndarray | None:
-        """The first K actions of the stored chunks, (N, K, A). Raises DataError for shorter ones."""
+        """The first K actions of the stored chunks, (N, K, A). Raises DataError for short ones."""
         if stored is None:
             return None
         A = self.spec.action_dim

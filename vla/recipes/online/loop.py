@@ -448,8 +448,8 @@ def _label_chunk(label: ExpertLabels, chunk: int, *, plays_ahead: bool) -> int:
     if label.whole_chunks and not plays_ahead:
         raise ConfigError(
             [
-                "label.whole_chunks: this env cannot be put back after the expert has played on (it "
-                "has no changing_parts); set label.whole_chunks=false"
+                "label.whole_chunks: this env cannot be put back after the expert has played on "
+                "(it has no changing_parts); set label.whole_chunks=false"
             ]
         )
     whole = plays_ahead if label.whole_chunks is None else label.whole_chunks

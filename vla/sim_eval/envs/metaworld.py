@@ -86,8 +86,8 @@ class MetaworldConfig(EnvConfig):
     suite_name: Literal["mt10", "mt50", "baku30", "easy", "medium", "hard", "very_hard"] = Field(
         "mt10", alias="suite"
     )
-    """Tasks by the name of their list; baku30 are those of BAKU's table, a difficulty is one of the groups in
-    which results are published."""
+    """Tasks by the name of their list; baku30 are those of BAKU's table, a difficulty is one of the
+    groups in which results are published."""
     tasks: tuple[str, ...] | None = None
     """Tasks by name, for example [drawer-open, reach]; they take the place of the suite."""
     image_size: Annotated[int, Field(ge=16, le=1024)] = 96

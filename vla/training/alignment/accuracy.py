@@ -19,7 +19,10 @@ _BATCH = 32
 def answer_accuracy(
     trunk: VisionLanguageModel, pairs: ImageTextPairs, *, most: int
 ) -> dict[str, float]:
-    """Shares of answers that greedy decoding writes exactly, of at most `most` pairs, evenly spread.
+    """Shares of answers that greedy decoding writes exactly.
+
+    Args:
+        most: pairs that are asked at most, evenly spread.
 
     Returns:
         `exact` and `loss` (mean nats per token); `blind`, the share when each question is asked of

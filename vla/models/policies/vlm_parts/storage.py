@@ -17,13 +17,18 @@ BASE_FILE, BASE_FOLDER, PROCESSOR_FOLDER = "base.json", "base", "processor"
 
 def own_tensors(module: nn.Module, *, frozen_too: bool) -> dict[str, Tensor]:
     """The state of `module`, each tensor once (tied ones under their first name); parameters that
-    are not trained only with `frozen_too`."""
+    are not trained, and the buffers beside them, only with `frozen_too`."""
     # by their place in memory: a tied matrix has several names, of which only one is a parameter's
     frozen_at: set[int] = set()
     if not frozen_too:
         for parameter in module.parameters():
             if not parameter.requires_grad:
                 frozen_at.add(parameter.data_ptr())
+        for part in module.modules():
+            trained = [parameter.requires_grad for parameter in part.parameters(recurse=False)]
+            # statistics of a frozen batch norm are the base's, as its weights are
+            if trained and not any(trained):
+                frozen_at.update(buffer.data_ptr() for buffer in part.buffers(recurse=False))
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in module.state_dict().items():
