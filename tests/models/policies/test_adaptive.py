@@ -85,7 +85,7 @@ def solved(policy: Policy, count: int = 40) -> int:
 def test_adaptation_solves_what_no_memoryless_policy_can(tmp_path) -> None:
     shown = demonstrations(40)
     assert shown[0].extras["privileged"].shape == (len(shown[0]), 1)
-    # told which way the actuator is wired: the oracle
+    # it knows which way the actuator is wired: the oracle
     policy = adaptive()
     learn(policy, BCConfig().build(policy), tmp_path / "base", shown, 250)
     assert solved(policy) == 40
