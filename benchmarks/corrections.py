@@ -4,8 +4,8 @@
     python benchmarks/corrections.py tabletop [--variants dagger ...] [--seeds 3]
 
 Each seed has a clone of its own; all variants go on from it in the same loop, with as many updates, and play the same
-unseen starts. The control, `demonstrations`, differs in one thing: the expert acts, and its episodes have as many
-labelled steps as those of DAgger. What is done lies in runs/corrections and is not repeated. Writes
+unseen starts. The control, `demonstrations`, differs in one thing: the expert acts, and its episodes have no more
+labelled steps than those of DAgger (the table says how many). What is done lies in runs/corrections and is not repeated. Writes
 results/corrections_NAME.json.
 """
 
@@ -58,7 +58,7 @@ SETTINGS = {
 }
 TITLES = {
     "clone": "the clone",
-    "demonstrations": "as many labelled steps, the expert acts",
+    "demonstrations": "demonstrations: the expert acts",
     "dagger": "DAgger, whole chunks labelled",
     "first_action": "DAgger, the first action of a chunk labelled",
     "corrections": "corrections alone (expert_error)",
