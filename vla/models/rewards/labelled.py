@@ -122,6 +122,8 @@ class LabelledSteps:
         def both(rows: np.ndarray) -> Batch:
             index_B = np.asarray(rows, np.int64)
             first = gather(starts[episode_of[index_B]])
+            # its window is padded on the left, so its last step is the episode's first; the words
+            # are those of the present step, also where they have changed since
             return first.steps(-1, None).followed_by(gather(index_B))
 
         return replace(self, gather=both)

@@ -242,6 +242,7 @@ class OnlineConfig(RootConfig):
     """Optimiser steps of a round for each env step that was played in it (SAC: 1, RLPD: 20)."""
     batch_size: BatchSize = 256
     """Windows of an optimiser step."""
+    # null and not "no": runs from before there was the key must resume, and they lack it
     precision: Literal["no", "bf16"] | None = None
     """Of the forward pass of updates; weights, optimiser and what acts are float32. bf16 is faster
     on GPUs that have it, and with pictures on CPUs with AMX. null: float32."""
