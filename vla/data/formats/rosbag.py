@@ -1,4 +1,4 @@
-"""Recordings of ROS: MCAP files, rosbag2 folders and ROS 1 bags, one for each episode.
+"""Recordings of ROS and Foxglove: MCAP files, rosbag2 folders and ROS 1 bags, one for each episode.
 
 Messages come when they come; a step is a tick of the control rate, and what is read at a tick is
 the last message of each topic at or before it, by the times at which the messages were recorded.
@@ -24,19 +24,19 @@ from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicRead
 from vla.data.formats.common.files import fingerprint, inside
 from vla.data.formats.common.names import natural
 from vla.data.formats.common.unread import listing
+from vla.data.formats.rosbag_parts.mcap_file import opened
 from vla.data.formats.rosbag_parts.messages import (
-    COMPRESSED,
-    IMAGE,
+    image_kind,
     image_of,
     number_fields,
     numbers_of,
+    text_fields,
     text_of,
     why_no_image,
 )
-from vla.data.formats.rosbag_parts.recording import Recording, files_of, opened, recording_paths
+from vla.data.formats.rosbag_parts.recording import Recording, files_of, recording_paths
 from vla.data.storage.image_files import file_image_size
 
-_STRING = "std_msgs/msg/String"
 _INSTRUCTIONS = ("instruction", "language_instruction", "task", "prompt")
 
 
@@ -55,8 +55,8 @@ class _Said:
 
 @register("formats", "rosbag")
 class RosbagReader(EpisodicReader):
-    """Reads recordings of ROS: MCAP files, rosbag2 folders, `.bag` files; keys name topics and
-    fields. Opening reads every message once."""
+    """Reads recordings of ROS and Foxglove: MCAP files, rosbag2 folders, `.bag` files; keys name
+    topics and fields. Opening reads every message once."""
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -79,15 +79,17 @@ class RosbagReader(EpisodicReader):
     def _choose(self, recording: Recording) -> None:
         """By the first message of each topic of the first recording."""
         self._kinds = {topic: kind for topic, (kind, _) in recording.topics.items()}
+        for topic, reason in recording.unread.items():
+            self.warnings.append(f"{topic} is left out: {reason}")
         firsts: dict[str, Any] = {}
-        for topic, _, kind, data in recording.raw(list(recording.topics)):
+        for topic, _, data in recording.raw(list(recording.topics)):
             if topic not in firsts:
-                firsts[topic] = recording.message(data, kind)
+                firsts[topic] = recording.message(topic, data)
             if len(firsts) == sum(count > 0 for _, count in recording.topics.values()):
                 break
         self._known: dict[str, list[str]] = {}
         for topic, message in firsts.items():
-            if self._kinds[topic] not in (IMAGE, COMPRESSED):
+            if image_kind(self._kinds[topic]) is None:
                 for path, names in number_fields(message).items():
                     self._known[topic + path] = names
         if not self.keys.action:
@@ -98,11 +100,11 @@ class RosbagReader(EpisodicReader):
         success = self._success_key(self.keys.reward, self._known)
         self._success = self._single("success", success)
         self._cameras = self._find_cameras(firsts)
-        self._words = self._find_words()
+        self._words = self._find_words(firsts)
         self._sizes = {}
         for camera, topic in self._cameras.items():
             where = f"{self._paths[0]}: {topic}"
-            image = image_of(firsts[topic], self._kinds[topic], where)
+            image = image_of(firsts[topic], _image_kind(recording, topic), where)
             if isinstance(image, bytes):
                 self._sizes[camera] = file_image_size(image, where)
             else:
@@ -130,8 +132,9 @@ class RosbagReader(EpisodicReader):
         """Camera -> topic."""
         readable = {}
         for topic, message in firsts.items():
-            if self._kinds[topic] in (IMAGE, COMPRESSED):
-                readable[topic] = why_no_image(message, self._kinds[topic])
+            kind = image_kind(self._kinds[topic])
+            if kind is not None:
+                readable[topic] = why_no_image(message, kind)
         if self.keys.cameras is None:
             found = {}
             for topic, reason in readable.items():
@@ -147,16 +150,22 @@ class RosbagReader(EpisodicReader):
                 raise DataError(f"{self.root}: {topic}: {readable[topic]}; name another topic")
         return dict(self.keys.cameras)
 
-    def _find_words(self) -> str | None:
-        """The topic of the instruction."""
-        texts = [topic for topic, kind in self._kinds.items() if kind == _STRING]
-        if self.keys.instruction is not None:
-            topic = self.keys.instruction.removesuffix(".data")
-            if topic not in texts:
-                raise self._lacking("instruction", self.keys.instruction, texts)
-            return topic
-        named = [topic for topic in texts if topic.rpartition("/")[2] in _INSTRUCTIONS]
-        return named[0] if named else None
+    def _find_words(self, firsts: dict[str, Any]) -> tuple[str, str] | None:
+        """The topic of the instruction and the field of its messages that holds it."""
+        texts = {topic: text_fields(message) for topic, message in firsts.items()}
+        named = self.keys.instruction
+        if named is not None:
+            for topic, places in texts.items():
+                if any(named == topic + place for place in places):
+                    return topic, named.removeprefix(topic)
+                if named == topic and len(places) == 1:
+                    return topic, places[0]
+            known = [topic + place for topic, places in texts.items() for place in places]
+            raise self._lacking("instruction", named, known)
+        for topic, places in texts.items():
+            if topic.rpartition("/")[2] in _INSTRUCTIONS and len(places) == 1:
+                return topic, places[0]
+        return None
 
     def _no_keys(self, recording: Recording) -> DataError:
         """Names what there is: no name of a topic says that it is the action."""
@@ -220,16 +229,17 @@ class RosbagReader(EpisodicReader):
             if place not in fields.setdefault(topic, []):
                 fields[topic].append(place)
         said_by = {topic: _Said() for topic in fields}
-        wanted = [*fields, *([self._words] if self._words else [])]
+        wanted = [*fields, *([self._words[0]] if self._words else [])]
         words: list[tuple[int, str]] = []  # (time, text)
-        for topic, time, kind, data in recording.raw(wanted):
-            if topic == self._words:
-                words.append((time, text_of(recording.message(data, kind))))
+        for topic, time, data in recording.raw(wanted):
+            if self._words and topic == self._words[0]:
+                words.append((time, text_of(recording.message(topic, data), self._words[1])))
+            if topic not in fields:
                 continue
             said_by[topic].times.append(time)
             if not fields[topic]:  # images are read when they are asked for
                 continue
-            message = recording.message(data, kind)
+            message = recording.message(topic, data)
             for place in fields[topic]:
                 numbers = numbers_of(message, place)
                 expected = len(self._known[topic + place])
@@ -332,12 +342,13 @@ class RosbagReader(EpisodicReader):
             path = self._paths[episode]
             step = lower
             with opened(path) as recording:
-                for number, (_, _, kind, data) in enumerate(recording.raw([topic])):
+                kind = _image_kind(recording, topic)
+                for number, (_, _, data) in enumerate(recording.raw([topic])):
                     if step == upper:
                         break
                     if number < frames[step]:
                         continue
-                    message = recording.message(data, kind)
+                    message = recording.message(topic, data)
                     image = image_of(message, kind, f"{path}: {topic}: message {number}")
                     # a slow camera shows one image at several ticks
                     while step < upper and frames[step] == number:
@@ -347,6 +358,10 @@ class RosbagReader(EpisodicReader):
     def fingerprint(self) -> str:
         files = [file for path in self._paths for file in files_of(path)]
         return fingerprint(self.root, files, self._cameras, self.spec.control_hz)
+
+
+def _image_kind(recording: Recording, topic: str) -> str:
+    return image_kind(recording.topics[topic][0]) or ""
 
 
 def _words_at(ticks: np.ndarray, words: list[tuple[int, str]]) -> list[str]:

@@ -1,10 +1,12 @@
-"""Messages of ROS as numbers, texts and images.
+"""Messages as numbers, texts and images: dataclasses of ROS, dicts of JSON and Protocol Buffers.
 
 H and W: image height and width.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 from typing import Any
 
@@ -18,12 +20,31 @@ _LARGEST = 4096
 _SKIPPED = ("header", "layout")
 """Times, and how arrays are laid out: no measurements."""
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+IMAGE, COMPRESSED, VIDEO = "Image", "CompressedImage", "CompressedVideo"
+_MAKERS = ("sensor_msgs", "foxglove", "foxglove_msgs")
+_TIMES = ({"sec", "nsec"}, {"sec", "nanosec"}, {"secs", "nsecs"}, {"seconds", "nanos"})
+"""Fields of a message that is a time or a duration."""
+
+
+def image_kind(kind: str) -> str | None:
+    """IMAGE, COMPRESSED or VIDEO by the type of a message such as `sensor_msgs/msg/Image` or
+    `foxglove.CompressedImage`; None for other messages."""
+    parts = kind.replace(".", "/").split("/")
+    if parts[0] not in _MAKERS:
+        return None
+    last = "Image" if parts[-1] == "RawImage" else parts[-1]
+    return last if last in (IMAGE, COMPRESSED, VIDEO) else None
 
 
 def is_message(value: Any) -> bool:
     """Whether it is a message within a message."""
-    return dataclasses.is_dataclass(value)
+    return isinstance(value, dict) or dataclasses.is_dataclass(value)
+
+
+def _field(message: Any, name: str, default: Any = None) -> Any:
+    if isinstance(message, dict):
+        return message.get(name, default)
+    return getattr(message, name, default)
 
 
 def number_fields(message: Any, path: str = "") -> dict[str, list[str]]:
@@ -32,9 +53,9 @@ def number_fields(message: Any, path: str = "") -> dict[str, list[str]]:
     Joints of a JointState are called by their own names.
     """
     found: dict[str, list[str]] = {}
-    joints = getattr(message, "name", None)
+    joints = _field(message, "name")
     for field in _fields(message):
-        value = getattr(message, field)
+        value = _field(message, field)
         place = f"{path}.{field}"
         if field in _SKIPPED:
             continue
@@ -52,7 +73,22 @@ def number_fields(message: Any, path: str = "") -> dict[str, list[str]]:
     return found
 
 
+def text_fields(message: Any, path: str = "") -> list[str]:
+    """Paths of the fields that are texts, without those of headers."""
+    found = []
+    for field in _fields(message):
+        value = _field(message, field)
+        if field not in _SKIPPED and is_message(value):
+            found += text_fields(value, f"{path}.{field}")
+        elif isinstance(value, str):
+            found.append(f"{path}.{field}")
+    return found
+
+
 def _fields(message: Any) -> list[str]:
+    """Fields of a message; none of one that is a time."""
+    if isinstance(message, dict):
+        return [] if set(message) in _TIMES else list(message)
     return [field.name for field in dataclasses.fields(message) if not field.name.startswith("__")]
 
 
@@ -69,15 +105,20 @@ def _short(place: str) -> str:
 
 def field_of(message: Any, path: str) -> Any:
     """The value at a path such as `.pose.position.x`; None if it is not there."""
-    value = message
-    for name in filter(None, path.split(".")):
-        if isinstance(value, list):
-            value = value[int(name)] if name.isdigit() and int(name) < len(value) else None
-        else:
-            value = getattr(value, name, None)
-        if value is None:
+    if not path:
+        return message
+    if isinstance(message, list):
+        number, _, rest = path[1:].partition(".")
+        if not number.isdigit() or int(number) >= len(message):
             return None
-    return value
+        return field_of(message[int(number)], f".{rest}" if rest else "")
+    # names of JSON may have dots in them
+    for name in _fields(message) if is_message(message) else ():
+        if f"{path}.".startswith(f".{name}."):
+            found = field_of(_field(message, name), path[len(name) + 1 :])
+            if found is not None:
+                return found
+    return None
 
 
 def numbers_of(message: Any, path: str) -> np.ndarray:
@@ -88,20 +129,24 @@ def numbers_of(message: Any, path: str) -> np.ndarray:
     return np.asarray(value, np.float64).reshape(-1)
 
 
-def text_of(message: Any) -> str:
-    """The text of a std_msgs/String; empty if it is none."""
-    value = getattr(message, "data", "")
+def text_of(message: Any, path: str) -> str:
+    """The text at a path; empty if there is none."""
+    value = field_of(message, path)
     return value.strip() if isinstance(value, str) else ""
 
 
 def why_no_image(message: Any, kind: str) -> str:
-    """Why an image message cannot be read; empty if it can."""
+    """Why a message of IMAGE, COMPRESSED or VIDEO cannot be read; empty if it can."""
+    if kind == VIDEO:
+        return "it is a stream of video; store it as images"
     if kind == COMPRESSED:
-        depth = "depth" in str(message.format).lower()
-        return f"its format is {message.format!r}, depth is no colour image" if depth else ""
-    if message.encoding in _CHANNELS:
+        compression = str(_field(message, "format", ""))
+        depth = "depth" in compression.lower()
+        return f"its format is {compression!r}, depth is no colour image" if depth else ""
+    encoding = _field(message, "encoding", "")
+    if encoding in _CHANNELS:
         return ""
-    return f"its encoding is {message.encoding!r}, known are: {', '.join(_CHANNELS)}"
+    return f"its encoding is {encoding!r}, known are: {', '.join(_CHANNELS)}"
 
 
 def image_of(message: Any, kind: str, where: str) -> Image:
@@ -109,13 +154,14 @@ def image_of(message: Any, kind: str, where: str) -> Image:
     reason = why_no_image(message, kind)
     if reason:
         raise DataError(f"{where}: {reason}; leave the camera out")
+    content = _bytes(message, where)
     if kind == COMPRESSED:
-        return bytes(message.data)
-    H, W = int(message.height), int(message.width)
-    channels = _CHANNELS[message.encoding]
-    data = np.asarray(message.data, np.uint8)
+        return content
+    encoding = _field(message, "encoding")
+    channels = _CHANNELS[encoding]
+    data = np.frombuffer(content, np.uint8)
     # rows may be filled up to a length that suits the camera
-    stride = int(message.step)
+    H, W, stride = (int(_field(message, name, 0)) for name in ("height", "width", "step"))
     if stride < W * channels or data.size < H * stride:
         raise DataError(
             f"{where}: has {data.size} bytes, expected {H} x {W} pixels of {channels}; record it "
@@ -126,6 +172,19 @@ def image_of(message: Any, kind: str, where: str) -> Image:
     if channels == 1:
         return np.repeat(pixels, 3, axis=2)
     pixels = pixels[:, :, :3]
-    if message.encoding.startswith("bgr"):
+    if encoding.startswith("bgr"):
         pixels = pixels[:, :, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+def _bytes(message: Any, where: str) -> bytes:
+    """Field `data`: bytes, which JSON writes in base64."""
+    data = _field(message, "data", b"")
+    if not isinstance(data, str):
+        return np.asarray(data, np.uint8).tobytes() if not isinstance(data, bytes) else data
+    try:
+        return base64.b64decode(data, validate=True)
+    except binascii.Error as error:
+        raise DataError(
+            f"{where}: its data is no base64 ({error}); leave the camera out"
+        ) from error
