@@ -51,8 +51,9 @@ class CriticConfig(Config):
     of the evaluation): Q reads these alone, and its target looks so many steps ahead. null: the
     whole chunk."""
     bins: int | None = Field(default=None, ge=2, le=10000)
-    """Q as a distribution over so many bins of `bin_range`, learned by cross-entropy (Farebrother
-    et al., 2024): 51 to 101. null: as a number, by its squared error."""
+    """Q, or V where it is regressed on returns, as a distribution over so many bins of `bin_range`,
+    learned by cross-entropy (Farebrother et al., 2024): 51 to 201. null: as a number, by its squared
+    error."""
     bin_range: tuple[float, float] | None = None
     """Least and greatest value, for `bins`: what the rewards and the discount allow. A value beyond
     is learned as the edge."""
@@ -69,6 +70,12 @@ class CriticConfig(Config):
                 f"bin_range: the least must be below the greatest, got {list(self.bin_range)}"
             )
         return self
+
+    def value_bins(self) -> ValueBins | None:
+        """The bins of a value that is learned as a distribution; None of one that is a number."""
+        if self.bins is None or self.bin_range is None:
+            return None
+        return ValueBins(self.bins, *self.bin_range)
 
 
 class EnsembleMLP(nn.Module):
@@ -235,10 +242,8 @@ class ActionCritic(nn.Module):
                 f"(policy.chunk); use {chunk} or less"
             )
         inputs = (feature_dim, self.executed * spec.action_dim)
-        self.bins: ValueBins | None = None
-        if config.bins is not None and config.bin_range is not None:
-            self.bins = ValueBins(config.bins, *config.bin_range)
-        outputs = config.bins or 1
+        self.bins = config.value_bins()
+        outputs = 1 if self.bins is None else self.bins.count
         self.net = EnsembleMLP(inputs, config, members=config.ensemble, outputs=outputs)
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         # not persistent: the spec says them, and a checkpoint should not say them a second time
@@ -270,14 +275,35 @@ class ActionCritic(nn.Module):
 
 
 class StateCritic(nn.Module):
-    """V of a state."""
+    """V of a state.
 
-    def __init__(self, config: CriticConfig, feature_dim: int) -> None:
+    Args:
+        regressed: whether V is learned from targets of its own, as `regression` does, and may then be a
+            distribution over `config.bins`. What is an expectile of Q is a number whatever they
+            say.
+    """
+
+    def __init__(self, config: CriticConfig, feature_dim: int, *, regressed: bool = False) -> None:
         super().__init__()
-        # a number, whatever `bins` says: what V learns of is no target of it, but an expectile
-        self.net = EnsembleMLP((feature_dim,), config, members=1)
+        self.bins = config.value_bins() if regressed else None
+        outputs = 1 if self.bins is None else self.bins.count
+        self.net = EnsembleMLP((feature_dim,), config, members=1, outputs=outputs)
 
     def forward(self, features: Float[Tensor, "B T F"]) -> Float[Tensor, "B T"]:
+        given = self._given(features)
+        return given if self.bins is None else self.bins.expectation(given)
+
+    def regression(
+        self, features: Float[Tensor, "B T F"], targets: Float[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """V, and the loss of each step against its target (no gradient): the squared error, or the
+        cross-entropy of the bins."""
+        given = self._given(features)
+        if self.bins is None:
+            return given, (given - targets.detach()).square()
+        return self.bins.expectation(given), self.bins.cross_entropy(given, targets)
+
+    def _given(self, features: Float[Tensor, "B T F"]) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             return self.net(features.float())[0]
 

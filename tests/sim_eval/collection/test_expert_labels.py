@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from point_env import PointConfig
+from point_env import PointConfig, PointEnv
 
 from vla.config import ConfigError, load_config
 from vla.data import DatasetWriter, EpisodeDataset, Windows
@@ -39,6 +39,9 @@ def config_of(out, policy, *, takeover=None, **values) -> CollectConfig:
         "only_successes": False,
         "behaviours": {"policies": [acting | {"takeover": takeover}]},
     }
+    if values.get("actions") != "executed":
+        # one label for each step, whose chunks are what of the labels was executed
+        base["label_chunk"] = 1
     return load_config(CollectConfig, base | values)
 
 
@@ -100,6 +103,76 @@ def test_noise_ends_a_chunk_of_labels_too(tmp_path, policy):
             found = True
             assert (valid == 1).sum() == episode.info["noisy_steps"]
     assert found
+
+
+SCENE = {"type": "tabletop", "tasks": ["reach"], "cameras": [], "state": "scene", "horizon": 12}
+
+
+@pytest.fixture(scope="module")
+def tabletop_policy(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tabletop") / "policy"
+    spec = load_config(CollectConfig, {"env": SCENE, "out": "x"}).env.spec()
+    config = MLPConfig(hidden=8, chunk=3, tokenizer=BinsConfig(num_bins=16))
+    config.build(spec).save_pretrained(folder)
+    return folder
+
+
+def test_the_expert_labels_the_whole_chunk_of_the_policy(tmp_path, tabletop_policy):
+    scene = {"env": SCENE}
+    labelled = collect(config_of(tmp_path / "labels", tabletop_policy, label_chunk=None, **scene))
+    executed = collect(
+        config_of(tmp_path / "executed", tabletop_policy, actions="executed", **scene)
+    )
+    by_policy = 0
+    for labels, done in zip(contents(labelled), contents(executed), strict=True):
+        chunks = labels.extras["action_chunk"].reshape(len(labels), 3, -1)
+        np.testing.assert_array_equal(chunks[:, 0], labels.actions)
+        valid = labels.extras["valid_actions"]
+        if labels.info["behaviour"] != "policy":
+            # what the expert did next
+            np.testing.assert_array_equal(chunks[0], labels.actions[:3])
+            assert valid.tolist() == list(range(len(labels), 0, -1))
+            continue
+        by_policy += 1
+        env = load_config(CollectConfig, {"env": SCENE, "out": "x"}).env.make("reach")
+        for step in (0, 4):
+            env.reset(seed=labels.info["seed"])
+            for action in done.actions[:step]:
+                env.step(action)
+            for number in range(3):
+                answer = env.expert_action().astype(np.float32)
+                np.testing.assert_array_equal(chunks[step, number], answer)
+                env.step(answer)
+            assert valid[step] == 3
+        env.close()
+    assert by_policy
+    # and they are what is learned
+    batch = Windows(EpisodeDataset(labelled), history=1, chunk=3).batch(np.array([0]))
+    first = contents(labelled)[0].extras["action_chunk"][0]
+    np.testing.assert_array_equal(batch.actions[0, 0].numpy().reshape(-1), first)
+
+
+def test_a_chunk_of_labels_is_resumed_and_asked_for_where_it_can_be(tmp_path, tabletop_policy):
+    one = collect(config_of(tmp_path / "one", tabletop_policy, env=SCENE))
+    assert "action_chunk" not in EpisodeDataset(one).columns.extras
+    with pytest.raises(ConfigError, match="set label_chunk=1"):
+        longer = config_of(tmp_path / "one", tabletop_policy, env=SCENE, label_chunk=None)
+        collect(longer, resume=True)
+    again = config_of(tmp_path / "one", tabletop_policy, env=SCENE)
+    assert len(EpisodeDataset(collect(again, resume=True))) == 4
+    without = config_of(tmp_path / "two", tabletop_policy, env=SCENE, label_chunk=2)
+    without = without.model_copy(update={"actions": "executed"})
+    with pytest.raises(ConfigError, match="label_chunk: is for states that policies visit"):
+        collect(without)
+
+
+def test_an_env_that_cannot_be_put_back_gives_one_label(tmp_path, policy, monkeypatch):
+    monkeypatch.setattr(PointEnv, "changing_parts", lambda self: ())
+    one = collect(config_of(tmp_path / "one", policy, label_chunk=None))
+    assert "action_chunk" not in EpisodeDataset(one).columns.extras
+    with pytest.raises(ConfigError, match="cannot be put back.*set label_chunk=1"):
+        collect(config_of(tmp_path / "d", policy, label_chunk=3))
 
 
 def test_runs_of_labels_are_counted():

@@ -69,13 +69,15 @@ def corridor_backup(q: Tensor, *, best: bool) -> Tensor:
 # --- values ---------------------------------------------------------------------------------------
 
 
-def test_monte_carlo_reaches_the_mean_return() -> None:
+@pytest.mark.parametrize("critic", [{}, {"bins": 101, "bin_range": [-1, 4]}])
+def test_monte_carlo_reaches_the_mean_return(critic: dict[str, Any]) -> None:
     batch = batch_of(
         [Step(0, a, returned=g) for a in (LEFT, RIGHT) for g in (0.0, 0.0, 3.0)] + [Step(1, LEFT)],
         2,
     )
     policy = two_ways(2)
-    objective = learn(policy, {"type": "monte_carlo"}, BC, batch, steps=120)
+    value = {"type": "monte_carlo", "critic": critic}
+    objective = learn(policy, value, BC, batch, steps=120)
     torch.testing.assert_close(v_table(objective, 2), torch.tensor([1.0, 0.0]), atol=0.02, rtol=0)
     advantage = objective.value.advantage(transition(policy, batch))
     torch.testing.assert_close(advantage[:3, 0], torch.tensor([-1.0, -1.0, 2.0]), atol=0.02, rtol=0)

@@ -289,6 +289,11 @@ class Behaviours:
             digests.append(_digest(policy.path))
         return digests
 
+    def longest_chunk(self) -> int:
+        """The most actions that one of the policies plans at once."""
+        policies = range(len(self.config.policies))
+        return max(int(getattr(self._policy(number).actor, "chunk", 1)) for number in policies)
+
 
 def _no_halves(key: str, env: SimEnv) -> str:
     return (

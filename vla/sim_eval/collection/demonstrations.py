@@ -18,13 +18,13 @@ from vla.config import Choice, ConfigPath, RootConfig, UserError
 from vla.config.numbers import Seed
 from vla.data import Episode, VideoConfig
 from vla.data.episode import Scalar
-from vla.data.extras import INTERVENTION, VALID_ACTIONS
+from vla.data.extras import ACTION_CHUNK, INTERVENTION, VALID_ACTIONS
 from vla.sim_eval.collection.collectors import Behaviour, Behaviours, BehavioursConfig
 from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import SimEnv, Task
 from vla.sim_eval.gates.stuck import StuckConfig
 from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder, privileged_extras
-from vla.sim_eval.rollouts.expert_labels import expert_label, valid_actions
+from vla.sim_eval.rollouts.expert_labels import expert_chunk, expert_label, valid_actions
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.sim_eval.workers.launchers import Launcher
 
@@ -53,6 +53,10 @@ class CollectConfig(RootConfig):
     whose rewards must belong to the actions). Where a policy of `behaviours` acts, `expert` is what
     the expert would do in its state (DAgger); the column `valid_actions` then says how far the
     labels of a chunk follow each other."""
+    label_chunk: int | None = Field(default=None, ge=1, le=10_000)
+    """How many actions the expert labels in each state that a policy visits: it plays on in the
+    simulator, which is then put back. null: as many as the policies plan at once, where the env can
+    be put back; else 1."""
     only_successes: bool = True
     """Leave out episodes that never succeed, and try again from another start."""
     max_tries: int = Field(default=10, ge=1)
@@ -271,7 +275,8 @@ class _Steps:
         self.recorder = EpisodeRecorder(list(env.robot_spec.cameras))
         self._config = config
         self._env = env
-        self._label = np.empty(0)
+        self._labels: list[np.ndarray] = []
+        self._chunks: dict[int, tuple[np.ndarray, int]] = {}
         self._followed: list[bool] = []
         self._privileged: dict[str, Any] = {}
 
@@ -281,18 +286,23 @@ class _Steps:
         Args:
             clean: what the behaviour does, before it is disturbed.
         """
-        self._label = clean
+        label = clean
         self._privileged = privileged_extras(self._env)
         if self._config.labels_policies and not behaviour.by_expert:
-            self._label = expert_label(self._env)
+            label = expert_label(self._env)
+            length = self._config.label_chunk or 1
+            if length > 1:
+                self._chunks[len(self._labels)] = expert_chunk(self._env, label, length)
+        self._labels.append(label)
 
     def add(self, executed: np.ndarray, reward: float, success: bool, behaviour: Behaviour) -> None:
         """The step that was executed, and what it brought."""
         extras = dict(self._privileged)
         if self._config.labels_policies or self._config.behaviours.corrects:
             extras[INTERVENTION] = behaviour.by_expert
-        self._followed.append(bool(np.array_equal(self._label, executed)))
-        action = executed if self._config.actions == "executed" else self._label
+        label = self._labels[-1]
+        self._followed.append(bool(np.array_equal(label, executed)))
+        action = executed if self._config.actions == "executed" else label
         self.recorder.add_action(action, reward, success, **extras)
 
     def episode(
@@ -300,8 +310,26 @@ class _Steps:
     ) -> Episode:
         """See `EpisodeRecorder.episode`."""
         if self._config.labels_policies:
-            self.recorder.extras[VALID_ACTIONS] = list(valid_actions(np.array(self._followed)))
+            valid_L = valid_actions(np.array(self._followed))
+            if (self._config.label_chunk or 1) > 1:
+                self.recorder.extras[ACTION_CHUNK] = self._label_chunks(valid_L)
+            self.recorder.extras[VALID_ACTIONS] = list(valid_L)
         return self.recorder.episode(terminated=terminated, info=info, instructions=instructions)
+
+    def _label_chunks(self, valid_L: np.ndarray) -> list[np.ndarray]:
+        """The labels from each step on, (K * A,); writes into `valid_L` how many are the expert's.
+
+        Where the expert acted itself, they are those of the steps that follow.
+        """
+        labels_LA = np.stack(self._labels)
+        L, K = len(labels_LA), self._config.label_chunk or 1
+        chunks = []
+        for step in range(L):
+            following = labels_LA[np.minimum(step + np.arange(K), L - 1)]
+            valid = min(int(valid_L[step]), L - step)
+            chunk, valid_L[step] = self._chunks.get(step, (following, valid))
+            chunks.append(np.asarray(chunk, np.float32).reshape(-1))
+        return chunks
 
 
 def _info(

@@ -21,7 +21,7 @@ from vla.common.progress import progress_bar
 from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, check_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset
-from vla.data.extras import VALID_ACTIONS
+from vla.data.extras import ACTION_CHUNK, VALID_ACTIONS
 from vla.sim_eval.collection.collectors import Behaviours
 from vla.sim_eval.collection.demonstrations import (
     CollectConfig,
@@ -63,10 +63,11 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
     check_config(config, CollectConfig)
     refuse_if_in_use(config.out)
     env: EnvConfig = config.env
+    config = config.model_copy(update={"label_chunk": _label_chunk(config)})
     what = _what_is_made(config)
     if resume:
-        _check_same(config.out, what)
         _check_labels(config)
+        _check_same(config.out, what)
     with DatasetWriter(
         config.out,
         env.spec(),
@@ -93,6 +94,34 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
         counts = _write(writer, outcomes, len(jobs))
     _report(counts, {task for task, _ in done}, config)
     return config.out
+
+
+def _label_chunk(config: CollectConfig) -> int:
+    """How many actions the expert labels at a step. Raises ConfigError if it cannot so many."""
+    wanted = config.label_chunk
+    if not config.labels_policies:
+        if wanted is not None:
+            raise ConfigError(
+                [
+                    "label_chunk: is for states that policies visit and the expert labels; leave it "
+                    "out, or set actions=expert and name a policy in behaviours.policies"
+                ]
+            )
+        return 1
+    if wanted == 1:
+        return 1
+    task = config.env.suite().tasks[0].name
+    with contextlib.closing(config.env.make(task)) as env:
+        env.reset(seed=0)
+        plays_ahead = bool(env.changing_parts())
+    if wanted is not None and not plays_ahead:
+        raise ConfigError(
+            [
+                "label_chunk: this env cannot be put back after the expert has played on (it has no "
+                "changing_parts); set label_chunk=1"
+            ]
+        )
+    return wanted or (Behaviours(config.behaviours).longest_chunk() if plays_ahead else 1)
 
 
 def _most_workers(config: CollectConfig) -> int:
@@ -193,6 +222,9 @@ def _what_is_made(config: CollectConfig) -> dict[str, Any]:
     Raises what `Behaviours.check` raises.
     """
     what = config.model_dump(mode="json", exclude=FREE_KEYS)
+    if config.label_chunk == 1:
+        # as in datasets from before the expert labelled chunks
+        del what["label_chunk"]
     if not config.noise.scales:
         # as in datasets from before there was the key
         del what["noise"]["scales"]
@@ -239,11 +271,20 @@ def _check_labels(config: CollectConfig) -> None:
     if not config.labels_policies or not (config.out / "meta" / "info.json").exists():
         return
     dataset = EpisodeDataset(config.out)
-    if len(dataset) and VALID_ACTIONS not in dataset.columns.extras:
+    if not len(dataset):
+        return
+    if VALID_ACTIONS not in dataset.columns.extras:
         raise ConfigError(
             [
                 f"actions: {config.out} holds the policies' own actions, from a version that "
                 "recorded them for 'expert'; choose another out"
+            ]
+        )
+    if config.label_chunk != 1 and ACTION_CHUNK not in dataset.columns.extras:
+        raise ConfigError(
+            [
+                f"label_chunk: {config.out} holds one label for each step; set label_chunk=1 or "
+                "choose another out"
             ]
         )
 

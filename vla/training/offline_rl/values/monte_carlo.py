@@ -26,7 +26,7 @@ from vla.training.offline_rl.values.base import (
 )
 from vla.types import Spec
 
-Q_OPTIONS = ("monte_carlo_floor", "target_rate", "critic.ensemble", "critic.bins")
+Q_OPTIONS = ("monte_carlo_floor", "target_rate", "critic.ensemble")
 """Options of values of actions, which this value part has not."""
 
 
@@ -38,7 +38,7 @@ class MonteCarloConfig(ValueConfig):
     negative rewards an early cut looks good. Formula, with the discounted return to go R, discount
     g and n = `advantage_steps`:
 
-        L_V = mean over B, T of (V(s_t) - R_t)^2
+        L_V = mean over B, T of (V(s_t) - R_t)^2, or with `critic.bins` the cross-entropy of R_t's histogram
         A(s_t, a_t) = R_t - V(s_t),                                         without n
         A(s_t, a_t) = r_t + ... + g^(n-1) r_{t+n-1} + g^n V(s_{t+n}) - V(s_t),  with n
 
@@ -82,20 +82,21 @@ class MonteCarlo(ValueLearner):
         self.looks_ahead = config.advantage_steps is not None
         self.lookahead_steps = config.advantage_steps
         # no critic of actions: extractions that ask for Q refuse these values (`require_q`)
-        self.state_critic = StateCritic(config.critic, feature_dim)
+        self.state_critic = StateCritic(config.critic, feature_dim, regressed=True)
 
     def loss(self, now: Transition, lookahead: Lookahead | None) -> ValueLoss:
         returns_BT, mask_BT = now.batch.returns_to_go, now.batch.mask
         # V's target is not bootstrapped: a target copy is not needed
-        v_BT = self.state_critic(now.features)
-        loss = masked_mean((v_BT - returns_BT).square(), mask_BT)
+        v_BT, loss_BT = self.state_critic.regression(now.features, returns_BT)
+        loss = masked_mean(loss_BT, mask_BT)
         deviation_BT = returns_BT - masked_mean(returns_BT, mask_BT)
         variance = masked_mean(deviation_BT.square(), mask_BT)
+        error = masked_mean((v_BT.detach() - returns_BT).square(), mask_BT)
         metrics = {
             "value_loss": loss.detach(),
             "v": masked_mean(v_BT.detach(), mask_BT),
             # at least 1e-8: in a batch of equal returns there is nothing to explain
-            "v_explained": 1 - loss.detach() / variance.clamp(min=1e-8),
+            "v_explained": 1 - error / variance.clamp(min=1e-8),
         }
         estimates = ValueEstimates(advantage=self._advantage(now, v_BT.detach(), lookahead))
         return ValueLoss(loss, metrics, estimates)

@@ -81,7 +81,7 @@ class Progress(ValueLearner):
 
     def __init__(self, config: ProgressConfig, feature_dim: int) -> None:
         super().__init__(config)
-        self.state_critic = StateCritic(config.critic, feature_dim)
+        self.state_critic = StateCritic(config.critic, feature_dim, regressed=True)
 
     def check(self, windows: Windows) -> None:
         # a reward of 1, at a step that ends the task: its discounted return is a time
@@ -109,9 +109,8 @@ class Progress(ValueLearner):
         # unsolved episodes have no time to success
         known_BT = (now.batch.returns_to_go > 0) & now.batch.mask
         target_BT = self.target(now.batch)
-        progress_BT = self.state_critic(now.features)
-        squared_BT = (progress_BT - target_BT).square().where(known_BT, 0.0)
-        loss = masked_mean(squared_BT, now.batch.mask)
+        progress_BT, loss_BT = self.state_critic.regression(now.features, target_BT)
+        loss = masked_mean(loss_BT.where(known_BT, 0.0), now.batch.mask)
         detached_BT = progress_BT.detach().clamp(0, 1)
         metrics = {
             "value_loss": loss.detach(),
