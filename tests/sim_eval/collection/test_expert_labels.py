@@ -156,8 +156,8 @@ def test_the_expert_labels_the_whole_chunk_of_the_policy(tmp_path, tabletop_poli
 def test_a_chunk_of_labels_is_resumed_and_asked_for_where_it_can_be(tmp_path, tabletop_policy):
     one = collect(config_of(tmp_path / "one", tabletop_policy, env=SCENE))
     assert "action_chunk" not in EpisodeDataset(one).columns.extras
+    longer = config_of(tmp_path / "one", tabletop_policy, env=SCENE, label_chunk=None)
     with pytest.raises(ConfigError, match="set label_chunk=1"):
-        longer = config_of(tmp_path / "one", tabletop_policy, env=SCENE, label_chunk=None)
         collect(longer, resume=True)
     again = config_of(tmp_path / "one", tabletop_policy, env=SCENE)
     assert len(EpisodeDataset(collect(again, resume=True))) == 4
@@ -171,7 +171,7 @@ def test_an_env_that_cannot_be_put_back_gives_one_label(tmp_path, policy, monkey
     monkeypatch.setattr(PointEnv, "changing_parts", lambda self: ())
     one = collect(config_of(tmp_path / "one", policy, label_chunk=None))
     assert "action_chunk" not in EpisodeDataset(one).columns.extras
-    with pytest.raises(ConfigError, match="cannot be put back.*set label_chunk=1"):
+    with pytest.raises(ConfigError, match=r"cannot be put back.*set label_chunk=1"):
         collect(config_of(tmp_path / "d", policy, label_chunk=3))
 
 
