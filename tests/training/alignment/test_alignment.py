@@ -17,6 +17,7 @@ from vla.data.loading.image_text import ImageTextPairs
 from vla.models.layers.vision_language import VisionLanguageModel
 from vla.models.layers.vision_language_base import load_base, load_processor
 from vla.models.layers.vision_language_parts.answers import judge_answers
+from vla.training.alignment import learning
 from vla.training.alignment.accuracy import answer_accuracy
 from vla.training.alignment.config import AlignConfig
 from vla.training.alignment.learning import align
@@ -128,6 +129,35 @@ def test_the_same_run_twice_and_a_run_in_the_way(base, folders, tmp_path):
         json.loads(x)["step"] for x in (tmp_path / "run/metrics.jsonl").read_text().split("\n")[:-1]
     ]
     assert steps == [0, 1, 2, 3, 3]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(base, folders, tmp_path, monkeypatch):
+    def settings(name: str, **changes) -> AlignConfig:
+        return config(base, folders, tmp_path / name, steps=5, log_every=2, **changes)
+
+    whole = align(settings("whole"))
+    real = learning._Run._step
+    done = []
+
+    def killed(self, step, batch, optimizer):
+        done.append(step)
+        if done.count(4) == 1 and step == 4:
+            raise KeyboardInterrupt
+        return real(self, step, batch, optimizer)
+
+    monkeypatch.setattr(learning._Run, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        align(settings("cut", save_every=3))
+    with pytest.raises(ConfigError, match="seed: is 1"):
+        align(settings("cut", seed=1), resume=True)
+    # what is only how often something is saved may be another
+    made = align(settings("cut"), resume=True)
+    for name in ("base/model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert (made.before, made.after) == (whole.before, whole.after)
+    # a finished run has nothing left to learn, and is judged once more
+    assert align(settings("cut"), resume=True).after == whole.after
+    assert done == [1, 2, 3, 4, 4, 5]
 
 
 @pytest.mark.parametrize(

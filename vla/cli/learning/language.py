@@ -77,6 +77,9 @@ def captions(config: ConfigFile, overrides: Overrides = None) -> None:
 def align(
     config: ConfigFile,
     overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin again, in place of what an earlier run left.")
     ] = False,
@@ -89,7 +92,7 @@ def align(
 
         settings = load_config(AlignConfig, config, overrides or [], section="align")
         remark_on_load()
-        _print(run(settings, restart=restart))
+        _print(run(settings, resume=resume, restart=restart))
 
 
 def _print(made: Aligned) -> None:

@@ -43,6 +43,8 @@ class AlignConfig(RootConfig):
     """Most held-out pairs that are judged, evenly spread."""
     log_every: PositiveInt = 20
     """Steps between metrics lines; each holds means over these steps."""
+    save_every: PositiveInt | None = 500
+    """Steps between saved states, of which the last is kept; null saves at the end only."""
     seed: Seed = 0
     """Decides in which order pairs are learned."""
 

@@ -11,7 +11,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -28,10 +28,14 @@ from vla.models.layers.vision_language_parts.answers import judge_answers
 from vla.models.layers.vision_language_parts.composed_base import SOURCES_FILE, save_base
 from vla.training.alignment.accuracy import answer_accuracy
 from vla.training.alignment.config import AlignConfig
+from vla.training.alignment.saved import CHECKPOINTS, restore_step, save_step
+from vla.training.checkpoint import Checkpoint
 from vla.training.metrics import Mean, MetricsLog
 from vla.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from vla.training.patterns import matching
 from vla.training.progress import ProgressDisplay
+from vla.training.run_directory import open_run
+from vla.training.seeding import seed_generators, seed_of
 from vla.training.trainer import TrainingDivergedError
 
 BASE_FOLDER = "base"
@@ -52,15 +56,19 @@ class Aligned:
     after: dict[str, float]
 
 
-def align(config: AlignConfig, *, restart: bool = False) -> Aligned:
+def align(config: AlignConfig, *, resume: bool = False, restart: bool = False) -> Aligned:
     """Trains the parts of a vision-language model that join pictures and words, on one process.
 
     Args:
         config: everything that decides the run.
+        resume: go on from what was saved last in `config.out`, to the same weights; begin if there
+            is nothing.
         restart: begin again in place of what an earlier run left.
 
     Raises:
-        ConfigError: the config contradicts itself or the model, or `config.out` holds a run.
+        ConfigError: the config contradicts itself, the model or the run in `config.out`, or that
+            holds a run and neither `resume` nor `restart` is given.
+        CheckpointError: what a run saves could not be written or read.
         VLMError: the base cannot be had.
         DataError: pairs cannot be read.
         FolderInUseError: another run writes to `config.out`.
@@ -68,8 +76,8 @@ def align(config: AlignConfig, *, restart: bool = False) -> Aligned:
     """
     check_config(config, AlignConfig)
     out = Path(config.out)
-    if out.exists() and any(out.iterdir()) and not restart:
-        raise ConfigError([f"out: {out} holds a run already; choose another, or give --restart"])
+    if resume and restart:
+        raise ConfigError(["vla align: --resume goes on and --restart begins again; give one"])
     accelerator = Accelerator(mixed_precision="no")
     if accelerator.num_processes > 1:
         raise ConfigError(
@@ -81,15 +89,24 @@ def align(config: AlignConfig, *, restart: bool = False) -> Aligned:
     out.mkdir(parents=True, exist_ok=True)
     display = ProgressDisplay(config.steps, None, enabled=True)
     with alone(out), display:
-        shutil.rmtree(out / BASE_FOLDER, ignore_errors=True)
+        if restart:
+            for name in (BASE_FOLDER, CHECKPOINTS):
+                shutil.rmtree(out / name, ignore_errors=True)
+            (out / "config.yaml").unlink(missing_ok=True)
+        # it asks for no more than what configs of all kinds of runs have
+        checkpoint = open_run(cast(Any, config), resume=resume)
         with atomic_path(out / "config.yaml") as temporary:
             temporary.write_text(dump_config(config))
         trunk = _trunk(config, accelerator.device)
         # at -1: the lines of an earlier run, that of step 0 too, go
-        with MetricsLog(out / "metrics.jsonl", accelerator, -1) as log:
+        kept = -1 if checkpoint is None else checkpoint.step
+        with MetricsLog(out / "metrics.jsonl", accelerator, kept) as log:
             run = _Run(config, trunk, log, display)
-            before = run.judged(held_out, step=0)
-            run.learn(pairs)
+            if checkpoint is None:
+                before = run.judged(held_out, step=0)
+            else:
+                before = checkpoint.state["before"]
+            run.learn(pairs, checkpoint, before)
             after = run.judged(held_out, step=config.steps)
         trunk.eval()
         replace_folder(out / BASE_FOLDER, lambda folder: _save(config, trunk, folder))
@@ -142,14 +159,22 @@ class _Run:
         self.log.write(step, {f"held_out/{name}": value for name, value in found.items()})
         return found
 
-    def learn(self, pairs: ImageTextPairs) -> None:
+    def learn(
+        self, pairs: ImageTextPairs, checkpoint: Checkpoint | None, before: dict[str, float]
+    ) -> None:
+        """All steps, or those behind `checkpoint`; `before` is saved with them."""
         config = self.config
         optimizer = build_optimizer(self.trunk, config.optim)
         sampler = WindowSampler(len(pairs), batch_size=config.batch_size, seed=config.seed)
         mean = Mean()
+        done = 0
+        if checkpoint is not None:
+            restore_step(checkpoint, self.trunk, optimizer)
+            done = checkpoint.step
+            mean = Mean(checkpoint.state["mean"])
         self.trunk.train()
-        self.display.begin(0)
-        steps = range(1, config.steps + 1)
+        self.display.begin(done)
+        steps = range(done + 1, config.steps + 1)
         batches = prefetch((step, pairs.batch(sampler.indices(step - 1))) for step in steps)
         for step, batch in batches:
             rate = learning_rate(config.optim, step, config.steps)
@@ -160,10 +185,16 @@ class _Run:
                 line = {**mean.take(), "lr": rate}
                 self.log.write(step, line)
                 self.display.show(line)
+            if step == config.steps or (config.save_every and step % config.save_every == 0):
+                self.log.sync()
+                state = {"before": before, "mean": mean.state(), "scores": {}}
+                save_step(Path(config.out), step, self.trunk, optimizer, state)
 
     def _step(
         self, step: int, batch: ImageTextBatch, optimizer: torch.optim.Optimizer
     ) -> dict[str, float]:
+        # of dropout, where a base has it
+        seed_generators(seed_of(self.config.seed, step), self.trunk.embedding.device)
         images = [[image] for image in batch.images]
         with self._precision():
             found = judge_answers(self.trunk, images, batch.prompts, batch.answers)
