@@ -22,7 +22,7 @@ $(READY): requirements.lock pyproject.toml scripts/install_rendering.sh
 	@sh scripts/install_rendering.sh $(BIN)/python
 	@touch $@
 
-demo: $(READY)  ## mixed data, RT-1 cloned from it, offline RL, both measured on the same starts
+demo: $(READY)  ## episodes with detours, RT-1 cloned from them, offline RL and its controls, on the same starts
 	$(BIN)/vla demo --out runs/demo
 
 test: $(READY)  ## the test suite (under 12 minutes on 2 cores)

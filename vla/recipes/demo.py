@@ -1,7 +1,7 @@
 """The whole story in one call.
 
-Data of mixed quality is made, RT-1 clones it, offline RL goes on from the clone, and so do controls
-that learn no values. The same unseen starts measure them all. `demo.yaml` beside this file is the
+Episodes are recorded, RT-1 clones them, offline RL goes on from the clone, and so do controls that
+learn no values. The same unseen starts measure them all. `demo.yaml` beside this file is the
 default; every value can be overridden.
 """
 
@@ -36,7 +36,7 @@ class DemoConfig(RootConfig):
     out: PathText = "runs/demo"
     """Folder of the dataset, the training runs, the results and the report."""
     collect: CollectConfig = Field(default=...)
-    """Episodes, good and bad; its `out` is always `<out>/dataset`."""
+    """The episodes; its `out` is always `<out>/dataset`."""
     train: TrainConfig = Field(default=...)
     """Pretraining by imitation of all of it; its `out` is always `<out>/train`."""
     finetune: TrainConfig = Field(default=...)
@@ -121,11 +121,11 @@ def _demo(config: DemoConfig, out: Path) -> Path:
     steps = 4 + len(config.controls)
     clock = _StepClock(console, steps)
 
-    clock.start("collect", "episodes of mixed quality")
+    clock.start("collect", "episodes to learn from")
     # a folder that exists is continued: a demo that was interrupted does not begin again
     collect(config.collect, resume=(out / "dataset").exists())
 
-    clock.start("train", f"RT-1 by {config.train.objective.type}, of all of them")
+    clock.start("train", f"RT-1 by {config.train.objective.type}, from all of them")
     cloned = train(config.train, resume=(out / "train").exists())
 
     controls = {}
