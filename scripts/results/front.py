@@ -29,10 +29,10 @@ def front() -> str:
     )
     rows = [
         (
-            f"The whole story on two cores in {seconds / 60:.0f} minutes: solved episodes with three "
-            "detours each, RT-1 cloned from all of them, then continued by IQL and by controls",
+            f"The whole story in {seconds / 60:.0f} minutes: solved episodes with detours, RT-1 cloned "
+            "from them, continued by IQL and by controls",
             f"cloned {of(*demo['rt1-bc'])}, no values {demo['no-values'][0]}, IQL "
-            f"**{of(*demo['results'])}**, the last 25 steps alone {of(*demo['last-25-steps'])}",
+            f"{of(*demo['results'])}, last 25 steps **{of(*demo['last-25-steps'])}**",
             "`make demo`",
         ),
         (
@@ -87,12 +87,11 @@ def honest_demo() -> str:
     """The sentence that belongs to the demo's numbers wherever they stand."""
     demo = {name: counts(f"demo/{name}") for name in DEMO}
     (tail, episodes), (iql, _) = demo["last-25-steps"], demo["results"]
-    order = "above" if iql > tail else "no better than"
     return (
-        "The demo's episodes are solved and full of detours, so imitating them, or the fastest of "
-        f"them, learns nothing, and values find the moments worth imitating. IQL is {order} the "
-        f"strongest control, imitation of the last 25 steps before success: {iql} and {tail} of "
-        f"{episodes}, in one training of each."
+        "The demo's episodes are all solved and full of detours: imitating them learns nothing "
+        f"({demo['no-values'][0]} of {episodes}), and values find moments worth imitating ({iql}). "
+        "Its strongest control learns no values and imitates the last 25 steps before success "
+        f"({tail}), which are right in these data; one training of each."
     )
 
 

@@ -45,7 +45,9 @@ def demo() -> str:
         " ".join(_demo_pair(name) for name in ("no-values", "last-25-steps")),
         ", ".join(f"{name} {minutes(seconds)}" for name, seconds in times.items())
         + f"; {minutes(sum(times.values()))} minutes in all on two cores.",
-        source({}, *(f"demo/{name}" for name in (*DEMO, "compare", "timings")), command="make demo"),
+        source(
+            {}, *(f"demo/{name}" for name in (*DEMO, "compare", "timings")), command="make demo"
+        ),
     ]
     return "\n\n".join(parts)
 

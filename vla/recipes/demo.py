@@ -174,21 +174,27 @@ def against_controls(comparison: Comparison, tuned: str, controls: list[str]) ->
     Args:
         tuned: name of the policy that offline RL made.
     """
-    beaten = []
+    beaten, stronger, alike = [], [], []
     lines = []
     for control in controls:
         for pair in comparison.pairs:
-            if {pair.a, pair.b} == {tuned, control}:
-                lines.append(_line(pair))
-                if pair.a == tuned and pair.p_adjusted <= comparison.alpha:
-                    beaten.append(control)
+            if {pair.a, pair.b} != {tuned, control}:
+                continue
+            lines.append(_line(pair))
+            differs = pair.p_adjusted <= comparison.alpha
+            # the better of a pair is its first
+            found = alike if not differs else beaten if pair.a == tuned else stronger
+            found.append(control)
     if controls and len(beaten) == len(controls):
         lines.append(f"{tuned} is better than every control, in this one training of each.")
-    elif controls:
-        left = ", ".join(control for control in controls if control not in beaten)
+    if stronger:
         lines.append(
-            f"{tuned} was not shown to be better than {left}: here that control does as well, and "
-            "values are not what made the difference."
+            f"{', '.join(stronger)}, which learns no values, is better than {tuned} on these data."
+        )
+    if alike:
+        lines.append(
+            f"{tuned} was not shown to be better than {', '.join(alike)}: here that control does as "
+            "well, and values are not what made the difference."
         )
     return lines
 
