@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripts.results.formatting import interval, of, ratio_range, read, table
+from scripts.results.formatting import of, ratio_range, read, table
 from scripts.results.simulation import DEMO, counts
 from scripts.results.trainings import points
 
