@@ -51,9 +51,9 @@ class CriticConfig(Config):
     of the evaluation): Q reads these alone, and its target looks so many steps ahead. null: the
     whole chunk."""
     bins: int | None = Field(default=None, ge=2, le=10000)
-    """Q, or V where it is regressed on returns, as a distribution over so many bins of `bin_range`,
-    learned by cross-entropy (Farebrother et al., 2024): 51 to 201. null: as a number, by its squared
-    error."""
+    """Q, or V where it is regressed on returns, as a distribution over so many bins of
+    `bin_range`, learned by cross-entropy (Farebrother et al., 2024): 51 to 201. null: as a number,
+    by its squared error."""
     bin_range: tuple[float, float] | None = None
     """Least and greatest value, for `bins`: what the rewards and the discount allow. A value beyond
     is learned as the edge."""
@@ -278,9 +278,9 @@ class StateCritic(nn.Module):
     """V of a state.
 
     Args:
-        regressed: whether V is learned from targets of its own, as `regression` does, and may then be a
-            distribution over `config.bins`. What is an expectile of Q is a number whatever they
-            say.
+        regressed: whether V is learned from targets of its own, as `regression` does, and may then
+            be a distribution over `config.bins`. What is an expectile of Q is a number whatever
+            they say.
     """
 
     def __init__(self, config: CriticConfig, feature_dim: int, *, regressed: bool = False) -> None:

@@ -193,8 +193,8 @@ def against_controls(comparison: Comparison, tuned: str, controls: list[str]) ->
         )
     if alike:
         lines.append(
-            f"{tuned} was not shown to be better than {', '.join(alike)}: here that control does as "
-            "well, and values are not what made the difference."
+            f"{tuned} was not shown to be better than {', '.join(alike)}: here that control does "
+            "as well, and values are not what made the difference."
         )
     return lines
 

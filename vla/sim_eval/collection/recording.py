@@ -103,8 +103,8 @@ def _label_chunk(config: CollectConfig) -> int:
         if wanted is not None:
             raise ConfigError(
                 [
-                    "label_chunk: is for states that policies visit and the expert labels; leave it "
-                    "out, or set actions=expert and name a policy in behaviours.policies"
+                    "label_chunk: is for states that policies visit and the expert labels; leave "
+                    "it out, or set actions=expert and name a policy in behaviours.policies"
                 ]
             )
         return 1
@@ -117,8 +117,8 @@ def _label_chunk(config: CollectConfig) -> int:
     if wanted is not None and not plays_ahead:
         raise ConfigError(
             [
-                "label_chunk: this env cannot be put back after the expert has played on (it has no "
-                "changing_parts); set label_chunk=1"
+                "label_chunk: this env cannot be put back after the expert has played on (it has "
+                "no changing_parts); set label_chunk=1"
             ]
         )
     return wanted or (Behaviours(config.behaviours).longest_chunk() if plays_ahead else 1)

@@ -33,8 +33,8 @@ def _check_closed(path: Path) -> None:
         ends = stream.read() == _MAGIC
     if begins and not ends:
         raise DataError(
-            f"{path}: was not closed by its writer, so its index is missing; mend it with Foxglove's "
-            f"command: mcap recover {path} -o MENDED.mcap"
+            f"{path}: was not closed by its writer, so its index is missing; mend it with "
+            f"Foxglove's command: mcap recover {path} -o MENDED.mcap"
         )
 
 
@@ -69,8 +69,8 @@ class McapFile(Recording):
         statistics = summary.statistics
         if statistics is None:
             raise DataError(
-                f"{path}: does not count its messages; mend it with Foxglove's command: mcap recover "
-                f"{path} -o MENDED.mcap"
+                f"{path}: does not count its messages; mend it with Foxglove's command: mcap "
+                f"recover {path} -o MENDED.mcap"
             )
         made: dict[tuple[int, str], Decoder] = {}
         layouts: dict[str, tuple[int, str]] = {}

@@ -38,7 +38,7 @@ class MonteCarloConfig(ValueConfig):
     negative rewards an early cut looks good. Formula, with the discounted return to go R, discount
     g and n = `advantage_steps`:
 
-        L_V = mean over B, T of (V(s_t) - R_t)^2, or with `critic.bins` the cross-entropy of R_t's histogram
+        L_V = mean over B, T of (V(s_t) - R_t)^2, with `critic.bins` the cross-entropy of R_t's bins
         A(s_t, a_t) = R_t - V(s_t),                                         without n
         A(s_t, a_t) = r_t + ... + g^(n-1) r_{t+n-1} + g^n V(s_{t+n}) - V(s_t),  with n
 
