@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from vla.common.registry import names, unknown_name
 from vla.config import PathText, RootConfig
 from vla.control import ControlSettings
+from vla.control.realtime import DRAWS, Schedule
 from vla.serving.pictures import Resize
 
 
@@ -68,6 +71,15 @@ class ServeConfig(RootConfig):
     ensemble: float | None = Field(None, ge=0)
     """Average overlapping chunks with weights exp(-ensemble * i), oldest first; one action comes
     back for every observation. null: do not."""
+    method: Literal["auto", "prefix", "guidance", "bid", "blend", "switch"] = "auto"
+    """How a chunk goes on from the actions that the client says are still in its queue
+    (`vla/prefix`): see `vla eval realtime`. auto is the first of prefix, guidance, bid and blend
+    that the policy can with so many actions under way."""
+    schedule: Schedule = "exp"
+    """How the weights of these actions fall off, of guidance and bid: exp, linear, ones or
+    zeros."""
+    draws: int = Field(DRAWS, ge=1, le=10000)
+    """Chunks that are drawn, of bid."""
     temperature: float = Field(0.0, ge=0)
     """0: the policy's most likely actions, 1: samples of its distribution."""
     target_return: float | None = None

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -276,12 +276,14 @@ class Dispatcher:
 
     def _act(self, batch: _Batch) -> None:
         """Actions or an error for every row."""
-        # a memory of None starts an episode, so robots that start cannot share a call with others;
-        # two calls here, so that an error in one leaves the other's robots as they are
-        starting = [row for row in batch.rows if row.state.memory_row is None]
-        going_on = [row for row in batch.rows if row.state.memory_row is not None]
-        going_on.sort(key=lambda row: row.state.memory_batch)
-        for rows in (starting, going_on):
+        # robots that start cannot share a call with others, nor those whose chunks are chosen in
+        # different ways; calls of their own, so that an error in one leaves other robots as they
+        # are
+        alike: dict[tuple[Any, ...], list[_Row]] = defaultdict(list)
+        for row in batch.rows:
+            alike[row.state.call].append(row)
+        for _, rows in sorted(alike.items()):
+            rows.sort(key=lambda row: row.state.memory_batch)
             for first in range(0, len(rows), self._max_batch):
                 self._call(rows[first : first + self._max_batch], batch)
 

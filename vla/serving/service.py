@@ -13,6 +13,7 @@ from vla.control import BatchedPolicy, EpisodeState
 from vla.control.actor_traits import traits_of
 from vla.control.inference_mode import inference
 from vla.serving.config import ServeConfig
+from vla.serving.continuation import Continuation
 from vla.serving.dispatch import Dispatcher
 from vla.serving.metrics import Metrics
 from vla.serving.observations import ObservationReader
@@ -21,7 +22,7 @@ from vla.types import Actor
 from vla_client.codec import Limits
 
 FEATURES = ("reset", "step", "session", "batch", "max_age")
-"""Optional keys of observations, `vla/...`, that are understood."""
+"""Optional keys of observations, `vla/...`, that are understood whatever the policy."""
 MIB = 2**20
 
 
@@ -51,9 +52,17 @@ class Service:
         self.actions = BatchedPolicy(actor, config.control(whole_chunks=False))
         threads = config.threads or max(1, usable_cores() // 2)
         self.known_instructions = _instructions(actor)
-        self.action_horizon = self._warm_up(threads)
+        text = self.known_instructions[0] if self.known_instructions else "do task 0"
+        self.action_horizon = self._warm_up(threads, text)
         period = 1 / actor.spec.control_hz
         self.every_step = actor.history > 1 or traits_of(actor).counts_steps
+        self.continuation = Continuation(
+            actor,
+            config,
+            horizon=self.action_horizon,
+            every_step=self.every_step,
+            text=text,
+        )
         self.session_rules = SessionRules(
             period=period,
             every_step=self.every_step,
@@ -98,17 +107,16 @@ class Service:
             "history": self.actor.history,
             "control_hz": self.spec.control_hz,
             "every_step": self.every_step,
-            "features": list(FEATURES),
+            "features": [*FEATURES, *([] if self.continuation.why_not else ["prefix"])],
             "observation_keys": self.reader.names(),
             "instructions": self.known_instructions,
         }
 
-    def _warm_up(self, threads: int) -> int:
+    def _warm_up(self, threads: int, text: str) -> int:
         """Acts twice in what no robot sees; returns the actions of a chunk, K.
 
         The first calls of a network are slow, and an actor need not say how long its chunks are.
         """
-        text = self.known_instructions[0] if self.known_instructions else "do task 0"
         with inference(self.actor, threads=threads):
             robot = EpisodeState()
             for _ in range(2):

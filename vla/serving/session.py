@@ -91,6 +91,7 @@ class Session:
                 self.rules.metrics.add("vla_resets_total", reason="instruction")
             robot.robot_state = inputs.state[row]
             robot.instruction = instruction
+            robot.queued = inputs.queued[row] if inputs.queued else None
             robots.append(robot)
         self.robots = robots
         self.step = step
