@@ -186,8 +186,14 @@ class BatchedPolicy:
         observation = self._observation(episodes, images, rows)
         memory = _joined_memory(episodes)
         options = self._options | self._choice(episodes)
+        running: list[RunningEpisode] = []
         if self.shield is not None:
-            options["choose"] = self._shielded(self.shield, episodes, images, rows)
+            # copies: if the call fails, no episode has seen this step
+            running = [
+                self.shield.begin() if episode.running is None else episode.running.copy()
+                for episode in episodes
+            ]
+            options["choose"] = self._shielded(self.shield, running, episodes, images, rows)
         measured = self._measured(episodes, options)
         if measured is not None:
             options["choose"] = measured
@@ -221,8 +227,9 @@ class BatchedPolicy:
             executed_BnA = torch.from_numpy(np.stack(chosen))
             memory = self.traits.remember(memory, executed_BnA)
         if self.shield is not None:
-            running = [episode.running for episode in episodes if episode.running is not None]
             self.shield.remember(running, [actions_nA[0] for actions_nA in chosen])
+            for episode, seen in zip(episodes, running, strict=True):
+                episode.running = seen
         self._calls += 1
         for row, episode in enumerate(episodes):
             episode.memory_row = None if memory is None else _MemoryRow(self._calls, memory, row)
@@ -293,18 +300,13 @@ class BatchedPolicy:
     def _shielded(
         self,
         shield: Shield,
+        running: Sequence[RunningEpisode],
         episodes: Sequence[EpisodeState],
         images: dict[str, np.ndarray],
         rows: list[int],
     ) -> ShieldedChoice:
         """What chooses the next chunks in the policy's place."""
-        running, states = [], []
-        for episode in episodes:
-            assert episode.robot_state is not None  # all of them wait
-            states.append(episode.robot_state)
-            if episode.running is None:
-                episode.running = shield.begin()
-            running.append(episode.running)
+        states = [episode.robot_state for episode in episodes if episode.robot_state is not None]
         return shield.choice(
             running,
             {camera: images[camera][rows] for camera in shield.model.cameras},

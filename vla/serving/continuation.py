@@ -158,6 +158,8 @@ class Continuation:
 def _why_not(config: ServeConfig, horizon: int, *, every_step: bool) -> str:
     if config.ensemble is not None:
         return "ensemble gives one action for each observation"
+    if config.shield is not None:
+        return "shield judges chunks that the policy draws"
     if every_step:
         return "the policy must see every step of an episode, and is waited for"
     return "the policy gives one action at a time" if horizon == 1 else ""

@@ -74,7 +74,8 @@ class Answer:
 
     Attributes:
         actions: float32 (K, A) of each robot.
-        batched: whether the client sent the axis of robots.
+        inputs: what the robots saw.
+        episodes: of each robot, the number of its episode in the session.
         batch: robots in the call of the policy, the greatest if there were several.
         queue_ms: between the receipt and the moment when the batch was taken up.
         infer_ms: from then to the actions.
@@ -82,7 +83,8 @@ class Answer:
     """
 
     actions: list[np.ndarray]
-    batched: bool
+    inputs: RobotInputs
+    episodes: list[int]
     batch: int
     queue_ms: float
     infer_ms: float
@@ -290,9 +292,11 @@ class Dispatcher:
     def _call(self, rows: Sequence[_Row], batch: _Batch) -> None:
         cameras = rows[0].images
         images = {camera: np.stack([row.images[camera] for row in rows]) for camera in cameras}
+        policy = rows[0].request.policy
+        before = 0 if policy.shield is None else policy.shield.interventions
         start = time.perf_counter()
         try:
-            chosen = rows[0].request.policy.act([row.state for row in rows], images)
+            chosen = policy.act([row.state for row in rows], images)
         except Exception as error:
             if len(rows) > 1:
                 # one robot's fault is not that of those beside it
@@ -304,6 +308,9 @@ class Dispatcher:
         batch.policy_s += time.perf_counter() - start
         batch.largest = max(batch.largest, len(rows))
         self._metrics.observe("vla_batch_size", len(rows))
+        if policy.shield is not None:
+            refused = policy.shield.interventions - before
+            self._metrics.add("vla_shield_interventions_total", refused)
         for row, actions in zip(rows, chosen, strict=True):
             row.actions = actions
 
@@ -321,7 +328,8 @@ class Dispatcher:
             self._metrics.add("vla_deadline_misses_total")
         answer = Answer(
             actions=[row.actions for row in rows if row.actions is not None],
-            batched=batch.inputs[request].batched,
+            inputs=batch.inputs[request],
+            episodes=request.session.episodes,
             batch=batch.largest,
             queue_ms=1000 * (batch.started - request.received),
             infer_ms=1000 * (now - batch.started),

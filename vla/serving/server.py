@@ -66,13 +66,15 @@ class PolicyServer:
     async def started(self) -> AsyncIterator[PolicyServer]:
         """Listens within; on the way out all that is under way is answered first.
 
-        Raises UserError if the address is taken or not of this machine.
+        Raises UserError if the address is taken or not of this machine, or the dataset to record
+        into is another one; OSError if the disk fails.
         """
-        self.service.dispatcher.start()
+        self.service.start()
         try:
             server = await self._listen()
         except OSError as error:
             self.service.dispatcher.stop()
+            self.service.stop_recording()
             where = f"{self.config.host}:{self.config.port}"
             raise UserError(
                 f"cannot listen at {where}: {(error.strerror or str(error)).lower()}; choose "
@@ -130,6 +132,7 @@ class PolicyServer:
                 await asyncio.gather(*(c.finish() for c in self._connections))
         server.close(code=GOING_AWAY, reason="the server is stopping")
         await server.wait_closed()
+        await asyncio.to_thread(self.service.stop_recording)
 
     # --- before the upgrade --------------------------------------------------------------------
 

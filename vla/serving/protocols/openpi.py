@@ -102,6 +102,7 @@ class OpenpiConversation(Conversation):
                 f"the answer is {total_ms:.0f} ms old, vla/max_age_ms allows {max_age:g}; hold the "
                 "robot and send what it sees now"
             )
+        self.service.note_sent(request, answer)
         timing = {
             "infer_ms": answer.infer_ms,
             "queue_ms": answer.queue_ms,
@@ -129,7 +130,7 @@ class OpenpiConversation(Conversation):
 def _stacked(answer: Answer) -> np.ndarray:
     """float32 (K, A); (B, K, A) if the client sent the axis of robots."""
     # openpi's clients index the first axis by the step
-    return np.stack(answer.actions) if answer.batched else answer.actions[0]
+    return np.stack(answer.actions) if answer.inputs.batched else answer.actions[0]
 
 
 def _check_names(options: Mapping[str, Any]) -> None:
