@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,5 +158,5 @@ def test_what_a_shield_cannot_go_with_is_refused(serve, chunks, network, policy)
             serve(actor, **{"shield": shield, **settings})
     with connected(serve(chunks, shield=shield, replan_every=2)) as robot:
         assert "prefix" not in robot.metadata["features"]
-        with pytest.raises(RuntimeError, match="vla/prefix: .*shield judges"):
+        with pytest.raises(RuntimeError, match=r"vla/prefix: .*shield judges"):
             robot.infer(seen(states(0)[0], prefix=np.zeros((1, 2), np.float32)))
