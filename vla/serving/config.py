@@ -25,6 +25,11 @@ class ServeConfig(RootConfig):
     """0: any free one; the line that the server prints says which."""
     protocol: str = "openpi"
     """The protocol of the path `/`; each of `vla list protocols` is at `/NAME` as well."""
+    groot_port: int | None = Field(None, ge=0, le=65535)
+    """Port at which GR00T's clients are answered too, by ZeroMQ (theirs is 5555); 0: any free one;
+    null: they are not."""
+    groot_actions: dict[str, list[str]] = Field(default_factory=dict)
+    """Group of GR00T's answers -> the policy's actions in it, in order; {}: one group, `action`."""
     api_keys_file: PathText | None = None
     """File of keys, one `NAME KEY` a line, that only its owner may read (mode 600). The environment
     variable VLA_API_KEY holds one more."""
