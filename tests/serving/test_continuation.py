@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from small_policies import TEXTS, mlp
 from vla.common.errors import UserError
 from vla.control import BatchedPolicy, ControlSettings, EpisodeState, RealtimeSettings
 from vla.control.inference_mode import inference
+from vla.control.realtime import CONTINUING, blended
+from vla.control.realtime_methods import chooser
 from vla.control.realtime_plan import Plan
 from vla.types import Observation, Spec
 from vla_client.client import Client
@@ -34,23 +36,35 @@ def seen(x: float = 1.0, text: str = TEXTS[0], **options: Any) -> dict[str, Any]
     return {"observation/state": np.full(1, x, np.float32), "prompt": text, **named}
 
 
-def local(policy: Any, method: str, queue: np.ndarray, delay: int, x: float = 1.0) -> np.ndarray:
+def evaluated(policy: Any, method: str, queue: np.ndarray, delay: int) -> np.ndarray:
     """The chunk (K, A) by which a robot with this queue goes on in `vla eval realtime`."""
     every = CHUNK - len(queue)
     realtime = RealtimeSettings(delay=delay, method=method)
     batched = BatchedPolicy(policy, ControlSettings(replan_every=every, realtime=realtime))
     plan = Plan(queue, (), queue[-1])
-    episode = EpisodeState(np.full(1, x, np.float32), TEXTS[0], plan=plan)
+    episode = EpisodeState(np.ones(1, np.float32), TEXTS[0], plan=plan)
     with inference(policy, threads=1):
         now = batched.act([episode], {})[0]
     return np.concatenate([now, episode.plan.rest])
 
 
-def alone(policy: Any, x: float = 1.0) -> np.ndarray:
+def local(policy: Any, method: str, queue: np.ndarray, delay: int, x: float = 1.0) -> np.ndarray:
+    """The same by hand, and for delays that an evaluation does not have."""
+    settings = RealtimeSettings(delay=delay, method=method)
+    plan, every = Plan(queue, (), queue[-1]), CHUNK - len(queue)
+    options = {}
+    if method in CONTINUING:
+        options["choose"] = chooser([plan], settings, SPEC, every=every, temperature=0.0)
+    chunk = alone(policy, x, **options)
+    behind = blended(queue, chunk) if method == "blend" else chunk
+    return np.concatenate([queue[:delay], behind[delay:]])
+
+
+def alone(policy: Any, x: float = 1.0, **options: Any) -> np.ndarray:
     """The chunk (K, A) of a robot without a queue."""
     with inference(policy, threads=1):
         observation = Observation.from_numpy({}, np.full((1, 1), x, np.float32), [TEXTS[0]])
-        return policy.act(observation)[0][0].numpy()
+        return policy.act(observation, **options)[0][0].numpy()
 
 
 @pytest.mark.parametrize("method", ["prefix", "guidance", "bid", "blend", "switch"])
@@ -59,7 +73,9 @@ def test_the_server_gives_what_the_method_gives_locally(serve, method, n, delay)
     policy = mlp(SPEC, chunk=CHUNK, head={**FLOW, "prefix_max": 2})
     server = serve(policy, method=method)
     torch.manual_seed(3)
-    expected = local(policy, method, QUEUE[:n], delay)
+    expected = evaluated(policy, method, QUEUE[:n], delay)
+    torch.manual_seed(3)
+    assert np.array_equal(local(policy, method, QUEUE[:n], delay), expected)
     with connected(server) as robot:
         torch.manual_seed(3)
         given = robot.infer(seen(prefix=QUEUE[:n], delay=delay))["actions"]
@@ -224,8 +240,8 @@ class Arm:
 
 def test_the_runner_sends_its_queue_and_is_continued(serve) -> None:
     """The robot's side with the real server: what it still executes begins the answer."""
-    policy = mlp(SPEC, chunk=16, head=FLOW)
-    server = serve(policy)
+    spec = replace(SPEC, action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
+    server = serve(mlp(spec, chunk=16, head=FLOW))
     read = server.service.continuation.read
     asked: list[dict[str, Any]] = []
 
@@ -236,7 +252,7 @@ def test_the_runner_sends_its_queue_and_is_continued(serve) -> None:
 
     server.service.continuation.read = noted
     config = GovernorConfig.of_spec(
-        json.loads(json.dumps(SPEC.to_dict())),
+        spec.to_dict(),
         {"kind": "velocity", "max_step": 10.0, "ramp_s": 0.0, "hold_after": 10, "stop_after_s": 2},
     )
     with Client(server.url, patience_s=0.0) as client:
