@@ -232,8 +232,8 @@ class GrootServer:
             if len(of_kind[role]) > 1 and is_read:
                 keys = ", ".join(f"{key}: {role}" for key in of_kind[role])
                 raise UserError(
-                    f"{of_kind[role][1]}: one of {len(of_kind[role])} keys of the {role}; start the "
-                    f"server with keys={{{keys}}}, or with those of them that the policy knows"
+                    f"{of_kind[role][1]}: one of {len(of_kind[role])} keys of the {role}; start "
+                    f"the server with keys={{{keys}}}, or with those of them that the policy knows"
                 )
         return inputs
 

@@ -377,7 +377,7 @@ def _opened(folder: Path, spec: Spec, horizon: int) -> DatasetWriter:
                 f"record: {folder} holds answers of {found.get('horizon')} actions, this policy "
                 f"gives {horizon}; name another folder"
             )
-    # zeros in the place of what nobody knows, and readers are told so
+    # zeros in the place of what nobody knows, which readers show as unknown
     unknown = {"unrecorded": sorted(RECORDED)}
     return DatasetWriter(folder, spec, metadata={SERVED: served, "made": unknown}, resume=exists)
 
