@@ -248,7 +248,8 @@ class Runner:
         prefix_nA = self.queue.prefix()
         if "prefix" not in self.client.features or not len(prefix_nA):
             return {}
-        return {"prefix": prefix_nA, "delay": min(self.latency.steps, len(prefix_nA))}
+        # the first is executed in this very step, though no latency may have been measured yet
+        return {"prefix": prefix_nA, "delay": min(max(1, self.latency.steps), len(prefix_nA))}
 
     def _ask_and_wait(self, observation: dict[str, Any], now_s: float) -> None:
         request = self.queue.begin(now_s)

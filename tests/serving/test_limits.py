@@ -195,7 +195,8 @@ BROKEN = [
     pack({**observation(0), "vla/reset": 1}),
     pack({**observation(0), "vla/reset": [True, False]}),
     pack({**observation(0), "vla/step": "x"}),
-    pack({**observation(0), "vla/prefix": np.zeros((2, 3), np.float32)}),
+    pack({**observation(0), "vla/prefix": np.zeros((5, 3), np.float32)}),
+    pack({**observation(0), "vla/prefxi": np.zeros((2, 3), np.float32)}),
     pack({**observation(0), "vla/session": "x" * 101}),
     pack({**observation(0), "prompt": "x" * 5000}),
 ]

@@ -37,6 +37,7 @@ _EXTRA_OF = (
     | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
     | {"h5py": "hdf5", "rerun": "rerun", "tensorboard": "train"}
     | dict.fromkeys(("msgpack", "websockets"), "serve")
+    | {"zmq": "groot"}
     | dict.fromkeys(("stable_baselines3", "sb3_contrib"), "experts")
 )
 

@@ -24,7 +24,7 @@ from vla.control.exploration import Held
 from vla.control.inference_mode import seed_generators
 from vla.control.realtime import CONTINUING
 from vla.control.realtime_methods import can_choose, chooser
-from vla.control.realtime_plan import Plan, next_actions
+from vla.control.realtime_plan import Plan, Queued, next_actions
 from vla.control.settings import ControlSettings, Measure
 from vla.control.temporal_ensemble import TemporalEnsemble
 from vla.control.uncertainty import MeasuredChoice
@@ -54,6 +54,7 @@ class EpisodeState:
         instruction: what it is asked to do.
         reward: sum of the rewards of the last chunk of actions.
         plan: what it executes while the next chunk is computed; of real-time chunking.
+        queued: the same by the robot's own account, of this observation alone; None without one.
         measure: what is asked of the distributions that its chunks come from; None for nothing.
         uncertainty: that measure of its last chunk.
         held: the action (A,) that it tries for a while; of exploration.
@@ -67,6 +68,7 @@ class EpisodeState:
     memory_row: _MemoryRow | None = None
     ensemble: TemporalEnsemble | None = None
     plan: Plan | None = None
+    queued: Queued | None = None
     measure: Measure | None = None
     uncertainty: float | None = None
     held: Held = None
@@ -82,6 +84,15 @@ class EpisodeState:
     def memory_batch(self) -> int:
         """The call of `act` that its memory comes from; 0 for an episode that has none."""
         return 0 if self.memory_row is None else self.memory_row.batch
+
+    @property
+    def call(self) -> tuple[Any, ...]:
+        """Equal for episodes that can share a call of the policy, and in order: those that start
+        come first."""
+        # memory=None starts an episode, so episodes that start cannot share a batch with the
+        # others; and only of a robot that has a plan a chunk can go on from it
+        queued = () if self.queued is None else self.queued.call
+        return self.memory_row is not None, self.plan is not None, queued
 
 
 class BatchedPolicy:
@@ -139,12 +150,9 @@ class BatchedPolicy:
         """
         if seed is not None:
             seed_generators(self.actor, seed)
-        # memory=None starts an episode, so episodes that start cannot share a batch with the
-        # others; and only of a robot that has a plan a chunk can go on from it
-        alike: dict[tuple[bool, bool], list[int]] = {}
+        alike: dict[tuple[Any, ...], list[int]] = {}
         for i, episode in enumerate(episodes):
-            runs = (episode.memory_row is not None, episode.plan is not None)
-            alike.setdefault(runs, []).append(i)
+            alike.setdefault(episode.call, []).append(i)
         chosen: dict[int, np.ndarray] = {}
         # those that start come first: what is drawn at random goes by this order
         for _, rows in sorted(alike.items()):
@@ -178,8 +186,14 @@ class BatchedPolicy:
         observation = self._observation(episodes, images, rows)
         memory = _joined_memory(episodes)
         options = self._options | self._choice(episodes)
+        running: list[RunningEpisode] = []
         if self.shield is not None:
-            options["choose"] = self._shielded(self.shield, episodes, images, rows)
+            # copies: if the call fails, no episode has seen this step
+            running = [
+                self.shield.begin() if episode.running is None else episode.running.copy()
+                for episode in episodes
+            ]
+            options["choose"] = self._shielded(self.shield, running, episodes, images, rows)
         measured = self._measured(episodes, options)
         if measured is not None:
             options["choose"] = measured
@@ -193,7 +207,10 @@ class BatchedPolicy:
             chunks_BKA, after = exploration.applied(chunks_BKA, before, self.actor.spec)
             for episode, action in zip(episodes, after, strict=True):
                 episode.held = action
-        chosen = [chunk_KA[: self._given] for chunk_KA in chunks_BKA]
+        chosen = [
+            self._continued(episode, chunk_KA[: self._given])
+            for episode, chunk_KA in zip(episodes, chunks_BKA, strict=True)
+        ]
         execute = None
         if self.settings.ensemble is not None:
             execute = self._ensembled
@@ -203,17 +220,21 @@ class BatchedPolicy:
             merged = [execute(*pair) for pair in zip(episodes, chunks_BKA, strict=True)]
             # an average of chunks may lie between the two ends of a binary dimension
             chosen = [self.actor.spec.to_ends(actions_nA) for actions_nA in merged]
-        if memory is not None and (execute is not None or exploration is not None):
+        others = execute is not None or exploration is not None
+        others = others or any(episode.queued is not None for episode in episodes)
+        if memory is not None and others:
             # `act` remembered what its chunk begins with, but the robot executes others
             executed_BnA = torch.from_numpy(np.stack(chosen))
             memory = self.traits.remember(memory, executed_BnA)
         if self.shield is not None:
-            running = [episode.running for episode in episodes if episode.running is not None]
             self.shield.remember(running, [actions_nA[0] for actions_nA in chosen])
+            for episode, seen in zip(episodes, running, strict=True):
+                episode.running = seen
         self._calls += 1
         for row, episode in enumerate(episodes):
             episode.memory_row = None if memory is None else _MemoryRow(self._calls, memory, row)
             episode.robot_state = None  # it waits no longer
+            episode.queued = None
         return chosen
 
     def _observation(
@@ -241,6 +262,12 @@ class BatchedPolicy:
             observation = dataclasses.replace(observation, privileged=privileged)
         return observation
 
+    def _continued(self, episode: EpisodeState, chunk_KA: np.ndarray) -> np.ndarray:
+        """The chunk as it is; to a robot with a queue, as it goes on from that."""
+        if episode.queued is None:
+            return chunk_KA
+        return self.actor.spec.to_ends(episode.queued.followed_by(chunk_KA))
+
     def _ensembled(self, episode: EpisodeState, chunk_KA: np.ndarray) -> np.ndarray:
         """The averaged action of this step, (1, A)."""
         assert self.settings.ensemble is not None
@@ -250,6 +277,18 @@ class BatchedPolicy:
 
     def _choice(self, episodes: Sequence[EpisodeState]) -> dict[str, Any]:
         """What `act` is given so that chunks go on from the plans; nothing if it is not asked."""
+        # the queues of episodes that share a call are of one length, method and delay
+        queues = [episode.queued for episode in episodes if episode.call[-1] and episode.queued]
+        if queues:
+            first = queues[0]
+            choose = chooser(
+                [queued.plan for queued in queues],
+                first.settings,
+                self.actor.spec,
+                every=first.every,
+                temperature=self.settings.temperature,
+            )
+            return {"choose": choose}
         realtime = self.settings.realtime
         plans = [episode.plan for episode in episodes if episode.plan is not None]
         if realtime is None or realtime.method not in CONTINUING or not plans:
@@ -261,18 +300,13 @@ class BatchedPolicy:
     def _shielded(
         self,
         shield: Shield,
+        running: Sequence[RunningEpisode],
         episodes: Sequence[EpisodeState],
         images: dict[str, np.ndarray],
         rows: list[int],
     ) -> ShieldedChoice:
         """What chooses the next chunks in the policy's place."""
-        running, states = [], []
-        for episode in episodes:
-            assert episode.robot_state is not None  # all of them wait
-            states.append(episode.robot_state)
-            if episode.running is None:
-                episode.running = shield.begin()
-            running.append(episode.running)
+        states = [episode.robot_state for episode in episodes if episode.robot_state is not None]
         return shield.choice(
             running,
             {camera: images[camera][rows] for camera in shield.model.cameras},

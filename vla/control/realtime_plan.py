@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.config import UserError
-from vla.control.realtime import RealtimeSettings, averaged, blended
+from vla.control.realtime import CONTINUING, RealtimeSettings, averaged, blended
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,48 @@ class Plan:
     rest: np.ndarray
     chunks: tuple[np.ndarray, ...]
     last: np.ndarray
+
+
+@dataclass(frozen=True)
+class Queued:
+    """What a robot says that it still executes while it waits for a chunk.
+
+    Beside a `Plan` that control keeps itself, this is a robot's own account of one observation,
+    and robots of one batch may differ in all of it.
+
+    Attributes:
+        rest: (n, A), the actions in its queue, at least one; the first is executed at the
+            observation's step.
+        chunk: K, at least n.
+        settings: d, at most n, and the method: any but `ensemble` and `hold`, for which the robot
+            would have to tell more.
+    """
+
+    rest: np.ndarray
+    chunk: int
+    settings: RealtimeSettings
+
+    @property
+    def plan(self) -> Plan:
+        """The same as a plan."""
+        return Plan(self.rest, (), self.rest[-1])
+
+    @property
+    def every(self) -> int:
+        """s: actions of the chunk before that the queue no longer has."""
+        return self.chunk - len(self.rest)
+
+    @property
+    def call(self) -> tuple[str, int, int] | tuple[()]:
+        """Equal for robots whose chunks can be chosen in one call of the policy; () if the policy
+        chooses as for robots without a queue."""
+        if self.settings.method not in CONTINUING:
+            return ()
+        return self.settings.method, len(self.rest), self.settings.delay
+
+    def followed_by(self, chunk_KA: np.ndarray) -> np.ndarray:
+        """The chunk (K, A) as the robot is given it: it begins with the d actions under way."""
+        return merged(self.plan, chunk_KA, self.settings)
 
 
 def next_actions(
@@ -52,7 +94,7 @@ def next_actions(
     if plan is None or settings.method == "hold":
         merged_KA = chunk_KA
     else:
-        merged_KA = _merged(plan, chunk_KA, settings)
+        merged_KA = merged(plan, chunk_KA, settings)
     executed_nA = merged_KA[:every]
     if plan is not None and settings.method == "hold":
         still_A = null_A if settings.action_kind == "delta" else plan.last
@@ -66,7 +108,7 @@ def next_actions(
     return executed_nA, Plan(merged_KA[every:], chunks, executed_nA[-1])
 
 
-def _merged(plan: Plan, chunk_KA: np.ndarray, settings: RealtimeSettings) -> np.ndarray:
+def merged(plan: Plan, chunk_KA: np.ndarray, settings: RealtimeSettings) -> np.ndarray:
     """The plan (K, A): d actions that are executed whatever the chunk says, then the method's."""
     d = settings.delay
     merged_KA = chunk_KA
@@ -101,4 +143,4 @@ def check_lengths(chunk: int, settings: RealtimeSettings, every: int) -> None:
         )
 
 
-__all__ = ["Plan", "check_lengths", "next_actions"]
+__all__ = ["Plan", "Queued", "check_lengths", "merged", "next_actions"]

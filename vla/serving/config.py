@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from vla.common.registry import names, unknown_name
 from vla.config import PathText, RootConfig
 from vla.control import ControlSettings
+from vla.control.realtime import DRAWS, Schedule
+from vla.control.shield_config import ShieldConfig
 from vla.serving.pictures import Resize
 
 
@@ -21,6 +25,11 @@ class ServeConfig(RootConfig):
     """0: any free one; the line that the server prints says which."""
     protocol: str = "openpi"
     """The protocol of the path `/`; each of `vla list protocols` is at `/NAME` as well."""
+    groot_port: int | None = Field(None, ge=0, le=65535)
+    """Port at which GR00T's clients are answered too, by ZeroMQ (theirs is 5555); 0: any free one;
+    null: they are not."""
+    groot_actions: dict[str, list[str]] = Field(default_factory=dict)
+    """Group of GR00T's answers -> the policy's actions in it, in order; {}: one group, `action`."""
     api_keys_file: PathText | None = None
     """File of keys, one `NAME KEY` a line, that only its owner may read (mode 600). The environment
     variable VLA_API_KEY holds one more."""
@@ -59,15 +68,31 @@ class ServeConfig(RootConfig):
     resize: Resize = "none"
     """What happens to images of another size than the policy's: none (they are refused), stretch,
     or pad (the aspect is kept, black borders)."""
+    record: PathText | None = None
+    """Folder of a dataset to which all that robots see and are sent is added; null: nothing is
+    kept."""
     keys: dict[str, str] = Field(default_factory=dict)
     """Key of the client's observation -> camera of the policy, `state` or `instruction`. Several
     keys of the state are joined in this order."""
     replan_every: int = Field(1, ge=1)
     """Actions of a chunk that are executed before the policy looks again, in protocols that ask
-    for one action at a time (vla_eval). In openpi's the client decides."""
+    for one action at a time (vla_eval). In openpi's the client decides; with a shield an answer has
+    so many."""
     ensemble: float | None = Field(None, ge=0)
     """Average overlapping chunks with weights exp(-ensemble * i), oldest first; one action comes
     back for every observation. null: do not."""
+    shield: ShieldConfig | None = None
+    """Choose among several chunks of the policy by a risk network, such as `shield={path:
+    runs/risk}`; each robot has a past of its own. null: the policy chooses."""
+    method: Literal["auto", "prefix", "guidance", "bid", "blend", "switch"] = "auto"
+    """How a chunk goes on from the actions that the client says are still in its queue
+    (`vla/prefix`): see `vla eval realtime`. auto is the first of prefix, guidance, bid and blend
+    that the policy can with so many actions under way."""
+    schedule: Schedule = "exp"
+    """How the weights of these actions fall off, of guidance and bid: exp, linear, ones or
+    zeros."""
+    draws: int = Field(DRAWS, ge=1, le=10000)
+    """Chunks that are drawn, of bid."""
     temperature: float = Field(0.0, ge=0)
     """0: the policy's most likely actions, 1: samples of its distribution."""
     target_return: float | None = None
@@ -100,9 +125,12 @@ class ServeConfig(RootConfig):
         Args:
             whole_chunks: the client is given all actions and executes as many as it likes.
         """
+        # a shield judges how a chunk begins, and has to be asked before what is far behind that
+        given_whole = whole_chunks and self.shield is None
         return ControlSettings(
-            replan_every=None if whole_chunks else self.replan_every,
+            replan_every=None if given_whole else self.replan_every,
             ensemble=self.ensemble,
             temperature=self.temperature,
             target_return=self.target_return,
+            shield=self.shield,
         )

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from vla.common.errors import UserError
 from vla.serving.conversation import Conversation
 from vla.serving.dispatch import ServerError
+from vla.serving.metrics import Metrics
 from vla_client.codec import WireError
 
 log = logging.getLogger("vla.serving")
@@ -137,7 +138,7 @@ class Connection:
                 message = self.conversation.read(data)
             answer = self.conversation.begin(message, received)
         except Exception as error:
-            return self._failure(message, self._line(error))
+            return self._failure(message, error_line(error, self._metrics))
         if answer is None:
             return b""
         self._under_way += 1
@@ -162,7 +163,7 @@ class Connection:
         try:
             return await answer
         except Exception as error:
-            return self._failure(message, self._line(error))
+            return self._failure(message, error_line(error, self._metrics))
         finally:
             self._under_way -= 1
 
@@ -176,18 +177,7 @@ class Connection:
             self.socket.transport.abort()
 
     def _failure(self, message: object, text: str) -> str | bytes:
-        return self.conversation.failure(message, text[:MAX_ERROR])
-
-    def _line(self, error: Exception) -> str:
-        """The error in one line, without a path or a traceback."""
-        if isinstance(error, UserError | WireError):
-            kind = "server" if isinstance(error, ServerError) else "observation"
-            self._metrics.add("vla_errors_total", kind=kind)
-            return "; ".join(line.strip() for line in str(error).splitlines())
-        number = uuid.uuid4().hex[:8]
-        log.error("internal error %s", number, exc_info=error)
-        self._metrics.add("vla_errors_total", kind="server")
-        return f"the server failed on this message (its log has it as {number})"
+        return self.conversation.failure(message, text)
 
     def _forget_answers(self) -> None:
         while not self._answers.empty():
@@ -196,3 +186,15 @@ class Connection:
                 # else Python would warn of a coroutine that nobody awaited
                 waiting[1].close()  # type: ignore[attr-defined]
             self._answers.task_done()
+
+
+def error_line(error: Exception, metrics: Metrics) -> str:
+    """The error in one line for a client, without a path or a traceback; it is counted."""
+    if isinstance(error, UserError | WireError):
+        kind = "server" if isinstance(error, ServerError) else "observation"
+        metrics.add("vla_errors_total", kind=kind)
+        return "; ".join(line.strip() for line in str(error).splitlines())[:MAX_ERROR]
+    number = uuid.uuid4().hex[:8]
+    log.error("internal error %s", number, exc_info=error)
+    metrics.add("vla_errors_total", kind="server")
+    return f"the server failed on this message (its log has it as {number})"

@@ -59,3 +59,4 @@ class Conversation(ABC):
         """The client is gone: what waits for it is dropped."""
         for session in self.sessions.values():
             self.service.dispatcher.drop(session)
+            self.service.end_episodes(session)

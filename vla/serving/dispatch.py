@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -74,7 +74,8 @@ class Answer:
 
     Attributes:
         actions: float32 (K, A) of each robot.
-        batched: whether the client sent the axis of robots.
+        inputs: what the robots saw.
+        episodes: of each robot, the number of its episode in the session.
         batch: robots in the call of the policy, the greatest if there were several.
         queue_ms: between the receipt and the moment when the batch was taken up.
         infer_ms: from then to the actions.
@@ -82,7 +83,8 @@ class Answer:
     """
 
     actions: list[np.ndarray]
-    batched: bool
+    inputs: RobotInputs
+    episodes: list[int]
     batch: int
     queue_ms: float
     infer_ms: float
@@ -276,21 +278,25 @@ class Dispatcher:
 
     def _act(self, batch: _Batch) -> None:
         """Actions or an error for every row."""
-        # a memory of None starts an episode, so robots that start cannot share a call with others;
-        # two calls here, so that an error in one leaves the other's robots as they are
-        starting = [row for row in batch.rows if row.state.memory_row is None]
-        going_on = [row for row in batch.rows if row.state.memory_row is not None]
-        going_on.sort(key=lambda row: row.state.memory_batch)
-        for rows in (starting, going_on):
+        # robots that start cannot share a call with others, nor those whose chunks are chosen in
+        # different ways; calls of their own, so that an error in one leaves other robots as they
+        # are
+        alike: dict[tuple[Any, ...], list[_Row]] = defaultdict(list)
+        for row in batch.rows:
+            alike[row.state.call].append(row)
+        for _, rows in sorted(alike.items()):
+            rows.sort(key=lambda row: row.state.memory_batch)
             for first in range(0, len(rows), self._max_batch):
                 self._call(rows[first : first + self._max_batch], batch)
 
     def _call(self, rows: Sequence[_Row], batch: _Batch) -> None:
         cameras = rows[0].images
         images = {camera: np.stack([row.images[camera] for row in rows]) for camera in cameras}
+        policy = rows[0].request.policy
+        before = 0 if policy.shield is None else policy.shield.interventions
         start = time.perf_counter()
         try:
-            chosen = rows[0].request.policy.act([row.state for row in rows], images)
+            chosen = policy.act([row.state for row in rows], images)
         except Exception as error:
             if len(rows) > 1:
                 # one robot's fault is not that of those beside it
@@ -302,6 +308,9 @@ class Dispatcher:
         batch.policy_s += time.perf_counter() - start
         batch.largest = max(batch.largest, len(rows))
         self._metrics.observe("vla_batch_size", len(rows))
+        if policy.shield is not None:
+            refused = policy.shield.interventions - before
+            self._metrics.add("vla_shield_interventions_total", refused)
         for row, actions in zip(rows, chosen, strict=True):
             row.actions = actions
 
@@ -319,7 +328,8 @@ class Dispatcher:
             self._metrics.add("vla_deadline_misses_total")
         answer = Answer(
             actions=[row.actions for row in rows if row.actions is not None],
-            batched=batch.inputs[request].batched,
+            inputs=batch.inputs[request],
+            episodes=request.session.episodes,
             batch=batch.largest,
             queue_ms=1000 * (batch.started - request.received),
             infer_ms=1000 * (now - batch.started),

@@ -5,7 +5,7 @@ B robots, S state dimensions, H and W picture height and width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from vla.common.errors import UserError
 from vla.common.names import did_you_mean
+from vla.control.realtime_plan import Queued
 from vla.serving.pictures import Resize, as_pictures
 from vla.types import Spec
 
@@ -42,12 +43,14 @@ class RobotInputs:
         state: float32 (B, S).
         instructions: B texts.
         batched: whether the client sent the axis B.
+        queued: what each still executes; empty if none said so.
     """
 
     images: dict[str, np.ndarray]
     state: np.ndarray
     instructions: list[str]
     batched: bool
+    queued: Sequence[Queued | None] = ()
 
     @property
     def batch_size(self) -> int:
@@ -181,7 +184,7 @@ class ObservationReader:
                 f"the observation has no state: looked for {', '.join(looked_for)}; it has: "
                 f"{_listed(sent)}; send it, or name its key: keys={{KEY: state}}"
             )
-        parts = [_numbers(key, sent[key]) for key in keys]
+        parts = [numbers(key, sent[key]) for key in keys]
         name = " + ".join(keys)
         if len(parts) > 1:
             # a gripper is often one number without an axis
@@ -274,15 +277,16 @@ def _array(key: str, value: Any) -> np.ndarray:
     return value
 
 
-def _numbers(key: str, value: Any) -> np.ndarray:
-    """float32 numbers of an array, a list, or one number."""
+def numbers(key: str, value: Any) -> np.ndarray:
+    """float32 numbers of an array, a list, or one number. Raises UserError for anything else."""
     try:
         array = np.asarray(value)
     except ValueError:
         array = np.asarray(None)
     if array.dtype.kind not in "buif":
         raise UserError(f"{key}: is {type(value).__name__}, expected numbers")
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        return array.astype(np.float32)
 
 
 def _listed(sent: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import json
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 import torch
 from websockets.asyncio.server import Server, ServerConnection
@@ -29,6 +30,9 @@ from vla.serving.connection import Connection
 from vla.serving.service import Service
 from vla.types import Actor
 
+if TYPE_CHECKING:
+    from vla.serving.groot import GrootServer
+
 log = logging.getLogger("vla.serving")
 GOING_AWAY = 1001
 OPEN_TIMEOUT = 10.0
@@ -48,6 +52,7 @@ class PolicyServer:
 
     Attributes:
         url: where it listens, once `run` or `started` has begun.
+        groot: what answers GR00T's clients; None if nothing does.
 
     Raises UserError if the policy cannot be served so, or the address needs a key.
     """
@@ -60,19 +65,22 @@ class PolicyServer:
         self._protocols = {name: lookup("protocols", name) for name in names("protocols")}
         self.service = Service(actor, config)
         self.url = ""
+        self.groot = self._groot_server()
         self._connections: set[Connection] = set()
 
     @contextlib.asynccontextmanager
     async def started(self) -> AsyncIterator[PolicyServer]:
         """Listens within; on the way out all that is under way is answered first.
 
-        Raises UserError if the address is taken or not of this machine.
+        Raises UserError if the address is taken or not of this machine, or the dataset to record
+        into is another one; OSError if the disk fails.
         """
-        self.service.dispatcher.start()
+        self.service.start()
         try:
             server = await self._listen()
         except OSError as error:
             self.service.dispatcher.stop()
+            self.service.stop_recording()
             where = f"{self.config.host}:{self.config.port}"
             raise UserError(
                 f"cannot listen at {where}: {(error.strerror or str(error)).lower()}; choose "
@@ -82,6 +90,8 @@ class PolicyServer:
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         self.url = f"{'wss' if self._tls else 'ws'}://{host}:{port}"
         try:
+            if self.groot is not None:
+                self.groot.start()
             yield self
         finally:
             await self._end(server)
@@ -99,7 +109,17 @@ class PolicyServer:
         async with self.started():
             paths = ", ".join(f"{name} at /{name}" for name in self._protocols)
             announce(f"serving at {self.url} ({self.config.protocol} at /, {paths})")
+            if self.groot is not None:
+                announce(f"serving GR00T's clients at {self.groot.url}")
             await stopped.wait()
+
+    def _groot_server(self) -> GrootServer | None:
+        if self.config.groot_port is None:
+            return None
+        # here, not above: ZeroMQ is an extra of its own
+        from vla.serving.groot import GrootServer
+
+        return GrootServer(self.service, self.keys)
 
     async def _listen(self) -> Server:
         return await serve_sockets(
@@ -123,6 +143,8 @@ class PolicyServer:
         """No new clients, answers for those that wait, then goodbye."""
         # not the close of websockets, which can be called once and would hang up at once
         server.server.close()
+        if self.groot is not None:
+            self.groot.hold()
         # in a thread: the loop has to send the answers meanwhile
         await asyncio.to_thread(self.service.dispatcher.stop)
         with contextlib.suppress(TimeoutError):
@@ -130,6 +152,9 @@ class PolicyServer:
                 await asyncio.gather(*(c.finish() for c in self._connections))
         server.close(code=GOING_AWAY, reason="the server is stopping")
         await server.wait_closed()
+        if self.groot is not None:
+            await self.groot.stop()
+        await asyncio.to_thread(self.service.stop_recording)
 
     # --- before the upgrade --------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ itself."""
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,17 @@ from vla.control import BatchedPolicy, EpisodeState
 from vla.control.actor_traits import traits_of
 from vla.control.inference_mode import inference
 from vla.serving.config import ServeConfig
-from vla.serving.dispatch import Dispatcher
+from vla.serving.continuation import Continuation
+from vla.serving.dispatch import Answer, Dispatcher, Request
 from vla.serving.metrics import Metrics
-from vla.serving.observations import ObservationReader
+from vla.serving.observations import ObservationReader, RobotInputs
+from vla.serving.record import Recorder, Sent
 from vla.serving.session import Session, SessionRules
 from vla.types import Actor
 from vla_client.codec import Limits
 
 FEATURES = ("reset", "step", "session", "batch", "max_age")
-"""Optional keys of observations, `vla/...`, that are understood."""
+"""Optional keys of observations, `vla/...`, that are understood whatever the policy."""
 MIB = 2**20
 
 
@@ -48,12 +51,24 @@ class Service:
         )
         # whole chunks for robots that play them, single actions for harnesses that ask for these
         self.chunks = BatchedPolicy(actor, config.control(whole_chunks=True))
-        self.actions = BatchedPolicy(actor, config.control(whole_chunks=False))
+        one_by_one = config.control(whole_chunks=False)
+        is_same = one_by_one == self.chunks.settings
+        self.actions = self.chunks if is_same else BatchedPolicy(actor, one_by_one)
         threads = config.threads or max(1, usable_cores() // 2)
         self.known_instructions = _instructions(actor)
-        self.action_horizon = self._warm_up(threads)
+        text = self.known_instructions[0] if self.known_instructions else "do task 0"
+        self.action_horizon = self._warm_up(threads, text)
         period = 1 / actor.spec.control_hz
-        self.every_step = actor.history > 1 or traits_of(actor).counts_steps
+        shield = self.chunks.shield
+        looks_back = actor.history > 1 or (shield is not None and shield.model.history > 1)
+        self.every_step = looks_back or traits_of(actor).counts_steps
+        self.continuation = Continuation(
+            actor,
+            config,
+            horizon=self.action_horizon,
+            every_step=self.every_step,
+            text=text,
+        )
         self.session_rules = SessionRules(
             period=period,
             every_step=self.every_step,
@@ -72,6 +87,63 @@ class Service:
             max_bytes=self.max_message_bytes,
             max_pixels=4 * max(1, sum(h * w for h, w in self.spec.cameras.values())),
         )
+        self._recorder: Recorder | None = None
+
+    def start(self) -> None:
+        """Opens the dataset that is recorded, and starts the threads.
+
+        Raises UserError if the folder holds something else, and OSError if the disk fails.
+        """
+        if self.config.record is not None:
+            self._recorder = Recorder(
+                self.config.record,
+                self.spec,
+                horizon=self.action_horizon,
+                policy=self.config.policy,
+                metrics=self.metrics,
+            )
+        self.dispatcher.start()
+
+    def stop_recording(self) -> None:
+        """Writes what there is, once the last answer is sent."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def note_sent(self, request: Request, answer: Answer) -> None:
+        """The answer goes to the robots: it is recorded, if anything is. Never waits."""
+        if self._recorder is not None:
+            inputs = answer.inputs
+            size = inputs.state.nbytes + sum(image.nbytes for image in inputs.images.values())
+            self._recorder.add(
+                Sent(
+                    request.session,
+                    answer.episodes,
+                    lambda: inputs,
+                    answer.actions,
+                    request.received,
+                    request.step,
+                    size,
+                )
+            )
+
+    def note_played(
+        self,
+        session: Session,
+        episodes: list[int],
+        read: Callable[[], RobotInputs],
+        actions: np.ndarray,
+        received: float,
+        size: int,
+    ) -> None:
+        """The robot of a session is sent the first of these actions (n, A), the rest of an earlier
+        chunk, without the policy having looked at its observation. Never waits."""
+        if self._recorder is not None:
+            self._recorder.add(Sent(session, episodes, read, [actions], received, None, size))
+
+    def end_episodes(self, session: Session) -> None:
+        """The episodes of a session's robots are over."""
+        if self._recorder is not None:
+            self._recorder.end(session)
 
     @property
     def max_message_bytes(self) -> int:
@@ -98,17 +170,16 @@ class Service:
             "history": self.actor.history,
             "control_hz": self.spec.control_hz,
             "every_step": self.every_step,
-            "features": list(FEATURES),
+            "features": [*FEATURES, *([] if self.continuation.why_not else ["prefix"])],
             "observation_keys": self.reader.names(),
             "instructions": self.known_instructions,
         }
 
-    def _warm_up(self, threads: int) -> int:
+    def _warm_up(self, threads: int, text: str) -> int:
         """Acts twice in what no robot sees; returns the actions of a chunk, K.
 
         The first calls of a network are slow, and an actor need not say how long its chunks are.
         """
-        text = self.known_instructions[0] if self.known_instructions else "do task 0"
         with inference(self.actor, threads=threads):
             robot = EpisodeState()
             for _ in range(2):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import logging
 import statistics
 from collections import deque
@@ -21,6 +22,7 @@ from vla.serving.observations import RobotInputs
 log = logging.getLogger("vla.serving")
 GAPS = 20
 """Observations whose distances in time are kept."""
+_KEYS = itertools.count()
 LATE = 1.5
 """Control periods between observations, beyond which the policy does not see every step."""
 
@@ -47,6 +49,8 @@ class Session:
 
     Attributes:
         robots: what the policy remembers of each; empty before the first observation.
+        episodes: of each, the number of its episode; no number comes twice.
+        key: of this session alone, among all of the process.
         step: the last `vla/step`, if the client counts.
         last_seen: when the last observation came in, in seconds of the monotonic clock.
     """
@@ -54,10 +58,13 @@ class Session:
     rules: SessionRules
     name: str = ""
     robots: list[EpisodeState] = field(default_factory=list)
+    episodes: list[int] = field(default_factory=list)
+    key: int = field(default_factory=_KEYS.__next__)
     step: int | None = None
     last_seen: float | None = None
     _gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS))
     _has_warned: bool = False
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def observe(
         self,
@@ -82,17 +89,21 @@ class Session:
             self._gaps.clear()
         elif self.last_seen is not None:
             self._note_gap(now - self.last_seen)
-        robots = []
+        robots, episodes = [], []
         for row, starts in enumerate(resets):
             robot = EpisodeState() if starts else self.robots[row]
+            episodes.append(next(self._numbers) if starts else self.episodes[row])
             instruction = inputs.instructions[row]
-            if robot.memory_row is not None and robot.instruction != instruction:
+            if not starts and robot.instruction != instruction:
                 robot = EpisodeState()
+                episodes[row] = next(self._numbers)
                 self.rules.metrics.add("vla_resets_total", reason="instruction")
             robot.robot_state = inputs.state[row]
             robot.instruction = instruction
+            robot.queued = inputs.queued[row] if inputs.queued else None
             robots.append(robot)
         self.robots = robots
+        self.episodes = episodes
         self.step = step
         self.last_seen = now
 
@@ -102,7 +113,12 @@ class Session:
             dataclasses.replace(robot, ensemble=copy.deepcopy(robot.ensemble))
             for robot in self.robots
         ]
-        return {"robots": robots, "step": self.step, "last_seen": self.last_seen}
+        return {
+            "robots": robots,
+            "episodes": self.episodes,
+            "step": self.step,
+            "last_seen": self.last_seen,
+        }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """As if the observation since `snapshot` had not come: the client may send it again."""

@@ -119,7 +119,9 @@ class VlaPolicy(PreTrainedPolicy):
         if self.source.continues and prev_chunk_left_over is not None:
             left = prev_chunk_left_over.detach().float().cpu().numpy()
             left_nA = left[0] if left.ndim == 3 else left
-            more = {"prefix": left_nA[:, self._policy_order], "delay": inference_delay}
+            # an estimate may exceed what is queued: then the robot stands until the chunk is there
+            delay = min(inference_delay or 0, len(left_nA))
+            more = {"prefix": left_nA[:, self._policy_order], "delay": delay}
         return self._tensor(self._to_robot(self.source.chunk(*self._seen(batch), **more)))
 
     def supports_rtc(self) -> bool:

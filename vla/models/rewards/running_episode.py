@@ -5,6 +5,7 @@ B robots, T steps of a window, K actions of a chunk, S state dimensions, A actio
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ class RunningEpisode:
         self._start: _Step | None = None
         self._count = 0
         self._instruction = ""
+
+    def copy(self) -> RunningEpisode:
+        """The same up to now; what either of them sees later is its own."""
+        other = copy.copy(self)
+        other._steps = self._steps.copy()
+        return other
 
     def see(
         self,

@@ -9,6 +9,7 @@ Source: openpi, src/openpi/serving/websocket_policy_server.py and packages/openp
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import time
 from collections.abc import Awaitable, Mapping
@@ -19,11 +20,21 @@ import numpy as np
 from vla.common.errors import UserError
 from vla.common.names import did_you_mean
 from vla.common.registry import register
+from vla.serving.continuation import DELAY, PREFIX
 from vla.serving.conversation import Conversation
 from vla.serving.dispatch import Answer, Request
+from vla.serving.observations import RobotInputs
 from vla_client.codec import pack, unpack
 
-KEYS = ("vla/reset", "vla/step", "vla/session", "vla/max_age_ms", "vla/sent_ns")
+KEYS = (
+    "vla/reset",
+    "vla/step",
+    "vla/session",
+    "vla/max_age_ms",
+    "vla/sent_ns",
+    PREFIX,
+    DELAY,
+)
 """Optional keys of an observation."""
 MAX_SESSIONS = 256
 """Of one connection."""
@@ -52,7 +63,7 @@ class OpenpiConversation(Conversation):
         request = Request(
             session=self._session(_option(options, "vla/session", str) or ""),
             policy=self.service.chunks,
-            read=functools.partial(self.service.reader.read, message),
+            read=functools.partial(self._inputs, message, options),
             reset=_reset(options.get("vla/reset", False)),
             step=step,
             received=received,
@@ -64,6 +75,12 @@ class OpenpiConversation(Conversation):
     def failure(self, message: Any, text: str) -> str:
         # a text frame is an error to openpi's client; the connection stays open
         return text
+
+    def _inputs(self, message: Mapping[str, Any], options: Mapping[str, Any]) -> RobotInputs:
+        """What the robots see, and what they still execute."""
+        inputs = self.service.reader.read(message)
+        queued = self.service.continuation.read(options, inputs)
+        return dataclasses.replace(inputs, queued=queued)
 
     def _session(self, name: str) -> Any:
         if len(name) > MAX_NAME or (
@@ -85,6 +102,7 @@ class OpenpiConversation(Conversation):
                 f"the answer is {total_ms:.0f} ms old, vla/max_age_ms allows {max_age:g}; hold the "
                 "robot and send what it sees now"
             )
+        self.service.note_sent(request, answer)
         timing = {
             "infer_ms": answer.infer_ms,
             "queue_ms": answer.queue_ms,
@@ -112,7 +130,7 @@ class OpenpiConversation(Conversation):
 def _stacked(answer: Answer) -> np.ndarray:
     """float32 (K, A); (B, K, A) if the client sent the axis of robots."""
     # openpi's clients index the first axis by the step
-    return np.stack(answer.actions) if answer.batched else answer.actions[0]
+    return np.stack(answer.actions) if answer.inputs.batched else answer.actions[0]
 
 
 def _check_names(options: Mapping[str, Any]) -> None:

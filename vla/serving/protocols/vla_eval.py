@@ -41,6 +41,7 @@ class VlaEvalConversation(Conversation):
         self._starts = True
         self._episode = 0
         self._left: deque[np.ndarray] = deque()
+        self._episodes: list[int] = []
 
     def read(self, data: bytes) -> Any:
         return unpack(data, self.service.limits)
@@ -55,8 +56,17 @@ class VlaEvalConversation(Conversation):
             self._episode += 1
             self._left.clear()
             self.service.dispatcher.drop(self.session())
+            self.service.end_episodes(self.session())
             return None
         if self._left:
+            self.service.note_played(
+                self.session(),
+                self._episodes,
+                functools.partial(self.service.reader.read, _inputs(payload)),
+                np.stack(self._left),
+                received,
+                _size(payload),
+            )
             return _now(_packed("action", {"actions": self._left.popleft()}, seq))
         request = Request(
             session=self.session(),
@@ -108,6 +118,8 @@ class VlaEvalConversation(Conversation):
         # a harness that does not wait may be in the next episode by now
         if episode == self._episode:
             self._left.extend(rest)
+            self._episodes = answer.episodes
+            self.service.note_sent(request, answer)
         return _packed("action", {"actions": first}, seq)
 
 
@@ -133,6 +145,13 @@ def _inputs(payload: Mapping[str, Any]) -> dict[str, Any]:
         if theirs in inputs and ours not in inputs:
             inputs[ours] = inputs.pop(theirs)
     return inputs
+
+
+def _size(value: Any) -> int:
+    """Bytes of the arrays in a payload."""
+    if isinstance(value, Mapping):
+        return sum(_size(part) for part in value.values())
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def _packed(kind: str, payload: dict[str, Any], seq: int) -> bytes:
