@@ -25,8 +25,9 @@ $(READY): requirements.lock pyproject.toml scripts/install_rendering.sh
 demo: $(READY)  ## episodes with detours, RT-1 cloned from them, offline RL and its controls, on the same starts
 	$(BIN)/vla demo --out runs/demo
 
+# compiled files are kept, whatever the environment says: tests start this package many times
 test: $(READY)  ## the test suite (under 12 minutes on 2 cores)
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## tests that learn for minutes
 	$(BIN)/python -m pytest -m slow --timeout 3000

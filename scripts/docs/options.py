@@ -9,16 +9,18 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from vla.common.registry import lookup
+from vla.config.docstrings import field_docstrings
 
 
 def options_table(kind: str, name: str) -> str:
     """One row for each option of a registered config: its name, its default, what it does."""
     config: type[BaseModel] = lookup(kind, name)
+    described = field_docstrings(config)
     rows = ["| option | default | |", "| --- | --- | --- |"]
     for option, field in config.model_fields.items():
         if option == "type":
             continue
-        text = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")
+        text = re.sub(r"\s+", " ", described.get(option, "")).replace("|", "\\|")
         rows.append(f"| `{option}` | {_default(field)} | {text} |")
     if len(rows) == 2:
         return "There are no options."

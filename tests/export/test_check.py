@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,16 +14,15 @@ from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.export import ExportError, export_onnx, load
 from vla.export.agreement import Agreement
 from vla.export.check import check_on_data
+from vla.models import Policy
 from vla.types import Spec, SpecError
 
 SPEC = Spec({}, ("x", "y"), ("dx", "dy", "grip"), (-1.0, -2.0, 0.0), (1.0, 2.0, 0.5), 10)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> EpisodeDataset:
-    root = tmp_path_factory.mktemp("data") / "set"
+def write(root: Path, spec: Spec) -> EpisodeDataset:
     rng = np.random.default_rng(0)
-    with DatasetWriter(root, SPEC) as writer:
+    with DatasetWriter(root, spec) as writer:
         for number in range(6):
             length = 5 + number
             writer.add_episode(
@@ -37,10 +39,22 @@ def dataset(tmp_path_factory) -> EpisodeDataset:
     return EpisodeDataset(root)
 
 
-def test_whole_episodes_are_compared(dataset: EpisodeDataset, tmp_path):
-    policy = mlp(SPEC, head={"type": "categorical"})
-    export_onnx(policy, tmp_path / "out")
-    exported = load(tmp_path / "out")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Of an exported policy."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    export_onnx(new_policy(), out)
+    return out
+
+
+def new_policy() -> Policy:
+    return mlp(SPEC, head={"type": "categorical"})
+
+
+def test_whole_episodes_are_compared(folder: Path, tmp_path):
+    policy = new_policy()
+    exported = load(folder)
+    dataset = write(tmp_path / "set", SPEC)
     found = check_on_data(policy, exported, dataset)
     assert found.steps == sum(range(5, 11))
     assert found.tokens == found.steps * 6
@@ -56,11 +70,10 @@ def test_whole_episodes_are_compared(dataset: EpisodeDataset, tmp_path):
         check_on_data(policy, exported, dataset)
 
 
-def test_a_dataset_of_another_robot_is_refused(dataset: EpisodeDataset, spec: Spec, tmp_path):
-    policy = mlp(Spec.from_dict({**SPEC.to_dict(), "state_names": ["x", "z"]}))
-    export_onnx(policy, tmp_path / "out")
-    with pytest.raises(SpecError, match=r"does not fit the policy: state_names are \['x', 'y'\]"):
-        check_on_data(policy, load(tmp_path / "out"), dataset)
+def test_a_dataset_of_another_robot_is_refused(folder: Path, tmp_path):
+    other = write(tmp_path / "set", dataclasses.replace(SPEC, state_names=("x", "z")))
+    with pytest.raises(SpecError, match=r"does not fit the policy: state_names are \['x', 'z'\]"):
+        check_on_data(new_policy(), load(folder), other)
 
 
 @pytest.mark.parametrize(

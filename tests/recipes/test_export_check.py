@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import point_env  # registers the env that is played
@@ -36,11 +37,18 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_command_line_exports_checks_and_evaluates(checkpoint: Path, tmp_path: Path):
-    out = tmp_path / "exported"
-    texts = tmp_path / "texts.txt"
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    texts = folder / "texts.txt"
     texts.write_text("Go home\n\n")
-    assert "exported: " in run("export", "onnx", checkpoint, out, "--instructions", texts)
+    said = run("export", "onnx", checkpoint, folder / "out", "--instructions", texts)
+    assert "exported: " in said
+    return folder / "out"
+
+
+def test_the_command_line_exports_checks_and_evaluates(exported: Path, tmp_path: Path):
+    out = Path(shutil.copytree(exported, tmp_path / "exported"))
     config = tmp_path / "eval.yaml"
     config.write_text(EVAL)
     shown = run("export", "check", out, f"out={tmp_path / 'check'}", "--eval", config)
@@ -55,9 +63,8 @@ def test_the_command_line_exports_checks_and_evaluates(checkpoint: Path, tmp_pat
     assert len(alone.episodes) == 4
 
 
-def test_what_cannot_be_checked_is_named(checkpoint: Path, tmp_path: Path):
-    out = tmp_path / "exported"
-    run("export", "onnx", checkpoint, out)
+def test_what_cannot_be_checked_is_named(checkpoint: Path, exported: Path, tmp_path: Path):
+    out = Path(shutil.copytree(exported, tmp_path / "exported"))
     assert "give --data DATASET, --eval CONFIG, or both" in run("export", "check", out, status=2)
     assert "--eval CONFIG is missing" in run("export", "check", out, "a=1", status=2)
     config = tmp_path / "eval.yaml"

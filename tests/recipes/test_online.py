@@ -63,15 +63,27 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", ["act", "learn", "save"])
-@pytest.mark.parametrize("keep", ["round", 60])
-def test_a_run_that_was_cut_off_resumes_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, keep: str | int
-) -> None:
-    changes: dict[str, Any] = {"keep": keep}
-    if keep != "round":
+@pytest.fixture(scope="module", params=["round", 60])
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A run that nothing cuts off, by what it keeps, and its changes of the config."""
+    changes: dict[str, Any] = {"keep": request.param}
+    if request.param != "round":
         changes["objective"] = {"type": "iql", "critic": {"hidden": 16}}
-    online(config_of(tmp_path / "whole", **changes))
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    online(config_of(out, **changes))
+    return out, changes
+
+
+@pytest.mark.parametrize("moment", ["act", "learn", "save"])
+def test_a_run_that_was_cut_off_resumes_to_the_same_weights(
+    undisturbed: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    whole_run, changes = undisturbed
     places = {"act": "play_round", "learn": "_Run._learn", "save": "_Run._keep"}
     owner = loop_module if moment == "act" else loop_module._Run
     name = places[moment].rpartition(".")[2]
@@ -93,15 +105,14 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_weights(
     monkeypatch.setattr(owner, name, real)
     result = online(cut, resume=True)
     assert result.rounds == 3
-    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
-    lines = [
-        (tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "cut")
-    ]
+    assert_same_weights(whole_run, tmp_path / "cut")
+    runs = (whole_run, tmp_path / "cut")
+    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in runs]
     rounds = [[json.loads(line) for line in of_run] for of_run in lines]
     for whole, again in zip(*rounds, strict=True):
         steady = {k: v for k, v in whole.items() if not k.startswith("seconds")}
         assert steady == {k: v for k, v in again.items() if not k.startswith("seconds")}
-    episodes = [EpisodeDataset(tmp_path / run / "episodes") for run in ("whole", "cut")]
+    episodes = [EpisodeDataset(run / "episodes") for run in runs]
     assert [len(dataset) for dataset in episodes] == [12, 12]
     np.testing.assert_array_equal(episodes[0].columns.actions, episodes[1].columns.actions)
 

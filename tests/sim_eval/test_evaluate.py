@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -328,11 +328,12 @@ def test_metaworld_with_workers(tmp_path: Path) -> None:
     assert all(r.failure for r in random.episodes)
 
 
-def test_example_runs_an_instruction(tmp_path: Path) -> None:
-    example = EXAMPLES / "02_run_a_policy_on_an_instruction.py"
-    done = subprocess.run(
-        [sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "'close the window':" in done.stdout
+def test_example_runs_an_instruction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = str(EXAMPLES / "02_run_a_policy_on_an_instruction.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [example])
+    runpy.run_path(example, run_name="__main__")
+    assert "'close the window':" in capsys.readouterr().out
     assert Image.open(tmp_path / "runs" / "rollout.png").size[0] > 800

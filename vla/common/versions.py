@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Iterable
 
 
+@functools.cache  # metadata is a long e-mail to parse, and every run asks for several
 def version_of(package: str) -> str | None:
     """Installed version of a distribution; None if it is not installed."""
     try:

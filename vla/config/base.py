@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from vla.common.errors import UserError
 from vla.common.renamed import announce_renamed
+from vla.config.docstrings import field_docstrings
 
 CONFIG_VERSION = 1
 
@@ -20,7 +22,6 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
         validate_default=True,
         allow_inf_nan=False,
     )
@@ -55,6 +56,17 @@ class Config(BaseModel):
             announce_renamed(former, name)
             renamed[name] = renamed.pop(former)
         return renamed
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        described = handler(core_schema)
+        properties = handler.resolve_ref_schema(described).get("properties", {})
+        for name, text in field_docstrings(cls).items():
+            if name in cls.model_fields:
+                properties[cls.model_fields[name].alias or name].setdefault("description", text)
+        return described
 
 
 def _holds_truth(value: Any) -> bool:

@@ -10,6 +10,7 @@ Vectors have unit length. N texts, L tokens, D numbers per vector.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -55,6 +56,9 @@ _TEXTS_FILE = "language.json"
 _VECTORS_FILE = "language.safetensors"
 
 
+_encoding = threading.Lock()
+"""Held while texts are encoded: encoders share the bundled model, and its tokenizer is for one
+thread at a time."""
 _stored: ContextVar[Mapping[str, Tensor]] = ContextVar("_stored", default={})  # noqa: B039
 
 
@@ -146,16 +150,17 @@ class LanguageEncoder:
     def _encode(self, texts: list[str]) -> list[Tensor]:
         if self.name is None or self.name == BLANK:
             return [torch.zeros(self.dim) for _ in texts]
-        if self._loaded is None:
-            self._loaded = _load(self.name, self.device)
-        model, tokenizer = self._loaded
         # neighbours in length share a batch, so that little padding is computed
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors: dict[int, Tensor] = {}
-        for start in range(0, len(order), BATCH_SIZE):
-            rows = order[start : start + BATCH_SIZE]
-            vectors_ND = encode_texts(model, tokenizer, [texts[i] for i in rows])
-            vectors.update(zip(rows, vectors_ND.cpu().unbind(), strict=True))
+        with _encoding:
+            if self._loaded is None:
+                self._loaded = self._load()
+            model, tokenizer = self._loaded
+            for start in range(0, len(order), BATCH_SIZE):
+                rows = order[start : start + BATCH_SIZE]
+                vectors_ND = encode_texts(model, tokenizer, [texts[i] for i in rows])
+                vectors.update(zip(rows, vectors_ND.cpu().unbind(), strict=True))
         found = len(vectors[0])
         if self._dim is not None and self._dim != found:
             raise LanguageError(
@@ -165,6 +170,12 @@ class LanguageEncoder:
         self._dim = found
         # a clone does not keep its whole batch alive
         return [vectors[i].clone() for i in range(len(texts))]
+
+    def _load(self) -> tuple[Any, Any]:
+        assert self.name is not None
+        if self.name == MINILM:
+            return _load_bundled(minilm_folder(), self.device)
+        return _load(self.name, self.device)
 
     # a lock cannot be copied, and the encoder is cheap to load again: copies hold the cache alone
     def __getstate__(self) -> dict[str, Any]:
@@ -257,16 +268,20 @@ def _read_config(name: str) -> Any:
     return config
 
 
+@functools.cache  # 90 MB, which every policy of a process would read and keep for itself
+def _load_bundled(folder: Path, device: torch.device) -> tuple[Any, Any]:
+    # the package is pinned by name and version; the sum tells whether its file is the one we
+    # measured
+    verify_sha256(folder / "model.safetensors", MINILM_SHA256)
+    return _load(MINILM, device)
+
+
 def _load(name: str, device: torch.device) -> tuple[Any, Any]:
     """Frozen model and tokenizer of the encoder `name`."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT_ENCODERS,
     )
 
-    # the package is pinned by name and version; the sum tells whether its file is the one we
-    # measured
-    if name == MINILM:
-        verify_sha256(minilm_folder() / "model.safetensors", MINILM_SHA256)
     config = _read_config(name)
     loader = "AutoModelForTextEncoding" if config.model_type in TEXT_ENCODERS else "AutoModel"
     place = _source(name)

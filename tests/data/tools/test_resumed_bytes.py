@@ -27,12 +27,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def sources(tmp_path) -> list[Path]:
-    """Two datasets of four episodes each."""
+    """Two datasets of three episodes each."""
     folders = [tmp_path / "a", tmp_path / "b"]
     for number, folder in enumerate(folders):
         with DatasetWriter(folder, SPEC) as made:
-            for index in range(4):
-                made.add_episode(episode_of(4 * number + index))
+            for index in range(3):
+                made.add_episode(episode_of(3 * number + index))
     return folders
 
 
@@ -62,7 +62,7 @@ def test_the_bytes_are_those_of_an_undisturbed_merge(sources, tmp_path, monkeypa
     expected = files_of(tmp_path / "whole")
     assert "data/chunk-000/file-001.parquet" in expected
     add = DatasetWriter.add_episodes
-    for kept in range(8):
+    for kept in range(6):
         out = tmp_path / f"cut-{kept}"
         done = 0
 

@@ -162,6 +162,8 @@ def test_it_trains_resumes_to_the_bit_and_leaves_a_policy(
     assert [line["step"] for line in whole] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(value) for line in whole for value in line.values())
     assert {"loss", "validation/loss"} <= result.metrics.keys()
+    # the config in the run directory begins the same run again
+    assert load_config(TrainConfig, tmp_path / "whole" / "config.yaml") == settings
 
     # as after a kill: the run stands at step 3
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
@@ -237,15 +239,6 @@ def test_two_micro_batches_give_the_gradient_of_one_batch(
         assert logs[1][key] == pytest.approx(logs[0][key], rel=1e-4), key
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_config_in_a_run_directory_begins_the_same_run_again(
-    name: str, mixed: Path, tmp_path: Path
-) -> None:
-    settings = config(mixed, tmp_path / "run", {"type": name}, steps=1)
-    train(settings)
-    assert load_config(TrainConfig, tmp_path / "run" / "config.yaml") == settings
-
-
 # --- bad input ------------------------------------------------------------------------------------
 
 NEEDS_REWARDS = [
@@ -255,21 +248,25 @@ NEEDS_REWARDS = [
 ]
 
 
-@pytest.mark.parametrize("name", NEEDS_REWARDS)
-def test_data_without_rewards(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def unrewarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def without(episode: int, values: dict[str, Any]) -> dict[str, Any]:
         return values | {"rewards": np.zeros(values["length"], np.float32)}
 
-    data = write(tmp_path / "data", without)
+    return write(tmp_path_factory.mktemp("unrewarded") / "data", without)
+
+
+@pytest.mark.parametrize("name", NEEDS_REWARDS)
+def test_data_without_rewards(name: str, unrewarded: Path, tmp_path: Path) -> None:
     with pytest.raises(
         (DataError, ObjectiveError), match=r"rewards are 0.*data\.rewards\.kind: success"
     ):
-        train(config(data, tmp_path / "run", {"type": name}))
+        train(config(unrewarded, tmp_path / "run", {"type": name}))
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("name", [*NEEDS_REWARDS, "return_conditioned"])
-def test_all_returns_equal(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alike_episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def alike(episode: int, values: dict[str, Any]) -> dict[str, Any]:
         rewards = np.array([0.0, 0.5, 0.0, 0.0, 0.5], np.float32)
         return values | {
@@ -279,12 +276,16 @@ def test_all_returns_equal(name: str, tmp_path: Path) -> None:
             "terminated": episode % 2 == 0,
         }
 
-    data = write(tmp_path / "data", alike)
+    return write(tmp_path_factory.mktemp("alike") / "data", alike)
+
+
+@pytest.mark.parametrize("name", [*NEEDS_REWARDS, "return_conditioned"])
+def test_all_returns_equal(name: str, alike_episodes: Path, tmp_path: Path) -> None:
     with pytest.raises(
         (DataError, ObjectiveError),
         match=r"none is better than another; add episodes.*imitate them",
     ):
-        train(config(data, tmp_path / "run", {"type": name}))
+        train(config(alike_episodes, tmp_path / "run", {"type": name}))
 
 
 def test_nothing_to_filter(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ N steps.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
 
 
 def advantage_auc(advantage_N: np.ndarray, bad_N: np.ndarray) -> float:
@@ -25,6 +24,8 @@ def advantage_auc(advantage_N: np.ndarray, bad_N: np.ndarray) -> float:
     if not good or not bad:
         return float("nan")
     # Mann and Whitney's statistic: ranks of the good ones above the least that they could have
+    from scipy.stats import rankdata  # a second of imports
+
     ranks_N = rankdata(advantage_N)
     above = float(ranks_N[~bad_N].sum()) - good * (good + 1) / 2
     return above / (good * bad)

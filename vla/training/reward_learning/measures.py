@@ -9,7 +9,6 @@ import math
 import warnings
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from vla.models.rewards.base import RewardModel
 from vla.models.rewards.labelled import LabelledSteps
@@ -205,6 +204,8 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     with warnings.catch_warnings():
         # of constants there is none, which NaN says
         warnings.simplefilter("ignore")
+        from scipy.stats import spearmanr  # a second of imports
+
         return float(spearmanr(a, b).statistic)
 
 

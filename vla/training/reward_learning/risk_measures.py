@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 
 from vla.models.rewards.labelled import LabelledSteps
 from vla.models.rewards.risk import RiskLabels, RiskModel
@@ -25,6 +24,8 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """
     if not len(positive) or not len(negative):
         return float("nan")
+    from scipy.stats import rankdata  # a second of imports
+
     ranks = rankdata(np.concatenate([positive, negative]))
     # Mann and Whitney's statistic: ranks above the least that they could have
     above = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
