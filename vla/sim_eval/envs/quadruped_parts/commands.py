@@ -6,6 +6,7 @@ and Agrawal 2022, arXiv 2212.03238), without roll and gait duration, which QUART
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,48 +153,52 @@ def safe_command(command: np.ndarray) -> np.ndarray:
     - pitch and swing leave every leg room to stretch and to fold;
     - the way of a foot in half a stance is at most HALF_STEP, else all three velocities shrink.
     """
-    safe = command.copy()
     gait = nearest_gait(command[GAIT_SLICE])
     limits = LIMITS[gait]
-    safe[GAIT_SLICE] = GAITS[gait]
-    safe[4] = max(command[4], limits.frequency)
-    safe[10] = np.clip(command[10], *limits.width)
-    height = safe[3] = np.clip(command[3], *limits.height)
+    vx, vy, wz, height, frequency, _, _, _, swing, pitch, width = command.tolist()
+    frequency = max(frequency, limits.frequency)
+    width = _clipped(width, *limits.width)
+    height = _clipped(height, *limits.height)
     # a pitch lowers two hips by sin(pitch) * HALF_LENGTH, and raises the others
     room = min(height - LOWEST_HIP, HIGHEST_HIP - height) / HALF_LENGTH
-    steepest = min(limits.pitch, float(np.arcsin(np.clip(room, 0.0, 1.0))))
-    safe[9] = np.clip(command[9], -steepest, steepest)
-    lowest_hip = height - HALF_LENGTH * np.sin(abs(safe[9]))
+    steepest = min(limits.pitch, math.asin(_clipped(room, 0.0, 1.0)))
+    pitch = _clipped(pitch, -steepest, steepest)
+    lowest_hip = height - HALF_LENGTH * math.sin(abs(pitch))
     # and a foot that goes up and down too fast kicks the ground
-    highest = min(lowest_hip - FOLDED, FASTEST_SWING / safe[4])
-    safe[8] = min(command[8], max(LOW[8], highest))
-    vx, vy, wz = command[:3]
+    highest = min(lowest_hip - FOLDED, FASTEST_SWING / frequency)
+    swing = min(swing, max(float(LOW[8]), highest))
     along = vx if vx > 0 else limits.backwards * vx
-    fastest = np.hypot(along, limits.sideways * vy) + limits.turning * HALF_DIAGONAL * abs(wz)
-    half_step = 0.5 * DUTY / safe[4] * fastest
+    fastest = math.hypot(along, limits.sideways * vy) + limits.turning * HALF_DIAGONAL * abs(wz)
+    half_step = 0.5 * DUTY / frequency * fastest
     # the knee of a leg that reaches forwards goes down, below a low hip to the ground
     farthest = min(limits.half_step, 0.8 * (lowest_hip - 0.10))
-    safe[:3] *= min(1.0, farthest / max(half_step, 1e-9))
-    return safe
+    slower = min(1.0, farthest / max(half_step, 1e-9))
+    velocities = (slower * vx, slower * vy, slower * wz)
+    return np.array([*velocities, height, frequency, *GAITS[gait], swing, pitch, width])
+
+
+def _clipped(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
 
 
 def allows_change(command: np.ndarray) -> bool:
     """Whether a command (11,) is slow enough for another gait."""
-    vx, vy, wz = command[:3]
-    return bool(np.hypot(vx, vy) + HALF_DIAGONAL * abs(wz) < CHANGE_SPEED + 0.02)
+    vx, vy, wz = command[:3].tolist()
+    return math.hypot(vx, vy) + HALF_DIAGONAL * abs(wz) < CHANGE_SPEED + 0.02
 
 
 def keeps_speed(command: np.ndarray) -> bool:
     """Whether the velocities of a command (11,) are not too fast for its gait and posture."""
-    return bool(np.allclose(safe_command(command)[:3], command[:3], atol=0.02))
+    return bool(np.abs(safe_command(command)[:3] - command[:3]).max() <= 0.02)
 
 
 def nearest_gait(phases: np.ndarray) -> str:
     """The name of the gait whose phases (3,) are nearest; phases are angles: 1 is 0 again."""
+    present = [float(phase) for phase in phases]
     distances = {}
     for name, of_gait in GAITS.items():
-        away = (np.asarray(phases) - of_gait + 0.5) % 1.0 - 0.5
-        distances[name] = float(np.linalg.norm(away))
+        away = [(a - b + 0.5) % 1.0 - 0.5 for a, b in zip(present, of_gait, strict=True)]
+        distances[name] = math.hypot(*away)
     return min(distances, key=distances.__getitem__)
 
 
