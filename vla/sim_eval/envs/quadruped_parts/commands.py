@@ -68,7 +68,7 @@ class Limits:
 
     Attributes:
         half_step: the farthest way of a foot in half a stance, metres.
-        frequency: the lowest, Hz.
+        frequency: the lowest and the highest, Hz.
         pitch: the greatest either way, radians.
         width: the narrowest and the widest stance, metres.
         height: the lowest and the highest, metres.
@@ -76,7 +76,7 @@ class Limits:
     """
 
     half_step: float
-    frequency: float
+    frequency: tuple[float, float]
     pitch: float
     width: tuple[float, float]
     height: tuple[float, float]
@@ -87,11 +87,22 @@ class Limits:
 
 LIMITS = {
     "pronk": Limits(
-        0.06, 2.8, 0.15, (0.24, 0.34), (0.165, 0.31), sideways=2.5, backwards=2.0, turning=1.5
+        0.06,
+        (2.8, 3.2),
+        0.15,
+        (0.24, 0.34),
+        (0.165, 0.31),
+        sideways=5.0,
+        backwards=4.0,
+        turning=1.5,
     ),
-    "trot": Limits(0.10, 2.0, 0.35, (0.22, 0.40), (0.14, 0.34), sideways=1.3),
-    "bound": Limits(0.08, 2.8, 0.25, (0.24, 0.40), (0.165, 0.31), sideways=1.5, backwards=2.0),
-    "pace": Limits(0.08, 2.8, 0.25, (0.24, 0.30), (0.165, 0.32), sideways=2.0, backwards=2.0),
+    "trot": Limits(0.10, (2.0, 4.0), 0.35, (0.22, 0.40), (0.14, 0.34), sideways=1.3),
+    "bound": Limits(
+        0.08, (2.8, 4.0), 0.25, (0.24, 0.40), (0.165, 0.31), sideways=1.5, backwards=2.0
+    ),
+    "pace": Limits(
+        0.08, (2.8, 4.0), 0.25, (0.24, 0.30), (0.165, 0.32), sideways=2.0, backwards=2.0
+    ),
 }
 """Outside them robots have fallen (docs/quadruped.md); `safe_command` keeps inside."""
 GAIT_SLICE = slice(NAMES.index("gait0"), NAMES.index("gait2") + 1)
@@ -156,7 +167,7 @@ def safe_command(command: np.ndarray) -> np.ndarray:
     gait = nearest_gait(command[GAIT_SLICE])
     limits = LIMITS[gait]
     vx, vy, wz, height, frequency, _, _, _, swing, pitch, width = command.tolist()
-    frequency = max(frequency, limits.frequency)
+    frequency = _clipped(frequency, *limits.frequency)
     width = _clipped(width, *limits.width)
     height = _clipped(height, *limits.height)
     # a pitch lowers two hips by sin(pitch) * HALF_LENGTH, and raises the others

@@ -48,6 +48,7 @@ CONTROL_TICK = 0.01
 """Seconds between two calls of `Gait.control`."""
 TICK_STEPS = round(CONTROL_TICK / TIMESTEP)
 """Steps of the physics in that time."""
+GRAVITY = 9.81
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class Tuning:
         level, rate: how strongly legs answer a tilt (1) and its rate (s).
         trim: per second; how fast an error of velocity is added to what is commanded.
         trim_limit: the most that is added, m/s and rad/s.
+        flight_raibert, flight_trim: the same in a pronk, whose speed swings and whose every landing
+            brakes.
+        push: of a pronk: how much of the speed that its flight takes the legs give the trunk; above
+            1, since servos are late.
         reach: greatest way of a foothold from its nominal place, metres.
         height_trim: per second; how fast an error of height is added to the legs.
         lead: seconds by which the servos' targets are ahead of the feet.
@@ -72,6 +77,9 @@ class Tuning:
     rate: float = 0.035
     trim: float = 1.0
     trim_limit: float = 0.3
+    flight_raibert: float = 0.05
+    flight_trim: float = 0.45
+    push: float = 1.2
     reach: float = 0.13
     height_trim: float = 1.0
     lead: float = 0.014
@@ -120,6 +128,7 @@ class Gait:
         self._trim = [0.0, 0.0, 0.0]
         self._velocity = [0.0, 0.0, 0.0]
         self._height_trim = 0.0
+        self._folded = 0.0
         self.feet = np.array([self._nominal(foot) for foot in range(4)])
         """Where the feet are to be (4, 3), from the trunk's middle, in level axes."""
         self._lifted: list[tuple[float, float]] = [(x, y) for x, y, _ in self.feet.tolist()]
@@ -162,7 +171,8 @@ class Gait:
         way = goal - self.command
         # exactly the goal at last, not a rounding error beside it
         arrives = np.abs(way) <= largest
-        moved = np.where(arrives, goal, self.command + np.minimum(np.maximum(way, -largest), largest))
+        part = self.command + np.minimum(np.maximum(way, -largest), largest)
+        moved = np.where(arrives, goal, part)
         if self.tuning.safe and not keeps_speed(moved):
             # first slower, then lower or into another gait
             moved[3:] = self.command[3:]
@@ -205,20 +215,22 @@ class Gait:
     def _step(self) -> None:
         """Moves clocks and feet on."""
         tuning, wanted = self.tuning, self.command[:3].tolist()
-        limit = tuning.trim_limit
+        limit = tuning.flight_trim if self._flies() else tuning.trim_limit
         for i, (asked, measured) in enumerate(zip(wanted, self._velocity, strict=True)):
             trim = self._trim[i] + tuning.trim * CONTROL_TICK * (asked - measured)
             self._trim[i] = min(max(trim, -limit), limit)
         vx, vy, wz = (a + b for a, b in zip(wanted, self._trim, strict=True))
         self._advance_clocks()
+        folded = self._push()
         feet = self.feet.tolist()
         for foot, phase in enumerate(self.phases):
             x, y, _ = feet[foot]
             stands = phase < tuning.duty
             if stands:
                 # a standing foot rests on the ground, which goes backwards under the trunk
-                down = self._nominal(foot)[2]
-                feet[foot] = (x - CONTROL_TICK * (vx - wz * y), y - CONTROL_TICK * (vy + wz * x), down)
+                down = self._nominal(foot)[2] + folded
+                back, aside = CONTROL_TICK * (vx - wz * y), CONTROL_TICK * (vy + wz * x)
+                feet[foot] = (x - back, y - aside, down)
             else:
                 if self._stood[foot]:
                     self._lifted[foot] = (x, y)
@@ -243,6 +255,26 @@ class Gait:
                 own = wanted if wanted < duty + 1.5 * passed else 0.5 * duty
             self.phases[foot] = own
 
+    def _flies(self) -> bool:
+        """Whether all feet keep the same time, so that they leave the ground together: a pronk."""
+        return all(abs(phase - self._clock) < 1e-9 for phase in self.phases)
+
+    def _push(self) -> float:
+        """By how much standing legs are folded now, metres: 0 but in a pronk.
+
+        A trunk that flies for T needs g T / 2 upwards when its feet leave the ground, and comes
+        down as fast. A parabola over the stance has both: it is deepest in the middle.
+        """
+        tuning, phase, deep = self.tuning, self.phases[0], 0.0
+        if phase < tuning.duty and self._flies():
+            frequency = float(self.command[4])
+            stance, flight = tuning.duty / frequency, (1 - tuning.duty) / frequency
+            share = phase / tuning.duty
+            deep = tuning.push * GRAVITY * flight * stance / 2 * share * (1 - share)
+        # a gait that changes in the middle of a stance must not let the trunk drop
+        self._folded += min(max(deep - self._folded, -0.01), 0.01)
+        return self._folded
+
     def _swing(self, foot: int, vx: float, vy: float, wz: float) -> tuple[float, float, float]:
         """Where a foot is that swings: along a cycloid to its foothold."""
         tuning, reach = self.tuning, self.tuning.reach
@@ -250,8 +282,9 @@ class Gait:
         share = min(max((self.phases[foot] - tuning.duty) / (1 - tuning.duty), 0.0), 1.0)
         half = 0.5 * tuning.duty / float(self.command[4])
         wanted_x, wanted_y = self.command[:2].tolist()
-        ahead = half * (vx - wz * y) + tuning.raibert * (self._velocity[0] - wanted_x)
-        aside = half * (vy + wz * x) + tuning.raibert * (self._velocity[1] - wanted_y)
+        gain = tuning.flight_raibert if self._flies() else tuning.raibert
+        ahead = half * (vx - wz * y) + gain * (self._velocity[0] - wanted_x)
+        aside = half * (vy + wz * x) + gain * (self._velocity[1] - wanted_y)
         x += min(max(ahead, -reach), reach)
         y += min(max(aside, -reach), reach)
         # a cycloid starts and ends at rest, so feet neither kick off nor stamp
