@@ -80,11 +80,10 @@ def minimise(
             break
         ways_PD = rng.normal(size=(population, dimensions)) * lengths @ axes.T
         points_PD = mean + step * ways_PD
-        inside_PD = np.clip(points_PD, 0.0, 1.0)
+        # mirrored at the walls: clipped, all points outside would crowd at one place of the wall
+        inside_PD = 1 - np.abs(points_PD % 2 - 1)
         values_P = np.array([function(point) for point in inside_PD])
-        # a point outside is worth its nearest one inside, less the way back: so the mean comes back
-        outside_P = ((points_PD - inside_PD) ** 2).sum(1)
-        order = np.argsort(values_P + outside_P, kind="stable")
+        order = np.argsort(values_P, kind="stable")
         if values_P[order[0]] < best_value:
             best, best_value = inside_PD[order[0]], float(values_P[order[0]])
         chosen_PD = ways_PD[order[:parents]]
