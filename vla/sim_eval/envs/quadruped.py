@@ -68,7 +68,7 @@ TICKS = round(1 / (CONTROL_HZ * CONTROL_TICK))
 STATE_NAMES = ("roll", "pitch", "height", "vx", "vy", "wz", "walked", "heading")
 """What legs and inertial sensor tell; way walked (m) and heading (rad) are since the start, so that
 "behind the bar" can be known when the bar is out of sight."""
-QUADRUPED_VERSION = "1"
+QUADRUPED_VERSION = "2"
 """Raised whenever robot, scene, goals or grammar change what an episode is: results of two versions
 do not compare."""
 # What a list of tasks shows; each episode draws a command of its own.
@@ -187,7 +187,8 @@ class QuadrupedEnv(SimEnv):
     """One family of commands as a gymnasium env; see `SimEnv` for its observations and info.
 
     Rewards are 1 at a step at which the command is fulfilled, else 0. It terminates when the robot
-    has fallen, or has said `done` where nothing is done; it truncates at the horizon.
+    has fallen, or has said `done` where nothing is done; it truncates at the horizon. A step's info
+    has `not_followed`: what of the action the gait cannot do (`commands.not_followed`).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
@@ -340,7 +341,8 @@ class QuadrupedEnv(SimEnv):
         self._steps += 1
         success = self._success()
         truncated = self._steps >= self.task.horizon
-        return self.observe(), float(success), progress.over, truncated, self._info()
+        info = self._info() | {"not_followed": commands.not_followed(command)}
+        return self.observe(), float(success), progress.over, truncated, info
 
     def _success(self) -> bool:
         if self.config.success == "quart":

@@ -188,6 +188,18 @@ def safe_command(command: np.ndarray) -> np.ndarray:
     return np.array([*velocities, height, frequency, *GAITS[gait], swing, pitch, width])
 
 
+def not_followed(command: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Of a command (11,): name -> (what is asked, what is followed in its place), for all that its
+    gait cannot do. The phases of a gait are taken as those of the nearest, without a word."""
+    inside = np.minimum(np.maximum(command, LOW), HIGH)
+    found = {}
+    for name, asked, followed in zip(NAMES, command, safe_command(inside), strict=True):
+        # float32 actions are no command of their own
+        if abs(asked - followed) > 1e-6 and not name.startswith("gait"):
+            found[name] = (float(asked), float(followed))
+    return found
+
+
 def _clipped(value: float, low: float, high: float) -> float:
     return min(max(value, low), high)
 
@@ -228,5 +240,6 @@ __all__ = [
     "finite_command",
     "keeps_speed",
     "nearest_gait",
+    "not_followed",
     "safe_command",
 ]
