@@ -54,6 +54,8 @@ HALF_LENGTH, HALF_DIAGONAL = 0.188, 0.23
 """From the trunk's middle to the hips, and to a foot: metres."""
 LOWEST_HIP, HIGHEST_HIP, FOLDED = 0.14, 0.38, 0.12
 """Heights between which a leg can walk, and that of the hip of one that is folded."""
+SLIMMEST = 0.85
+"""Width of the stance as a share of the height: high on narrow feet the robot falls sideways."""
 
 
 CHANGE_SPEED = 0.25
@@ -168,8 +170,9 @@ def safe_command(command: np.ndarray) -> np.ndarray:
     limits = LIMITS[gait]
     vx, vy, wz, height, frequency, _, _, _, swing, pitch, width = command.tolist()
     frequency = _clipped(frequency, *limits.frequency)
-    width = _clipped(width, *limits.width)
     height = _clipped(height, *limits.height)
+    narrowest, widest = limits.width
+    width = _clipped(width, max(narrowest, SLIMMEST * height), widest)
     # a pitch lowers two hips by sin(pitch) * HALF_LENGTH, and raises the others
     room = min(height - LOWEST_HIP, HIGHEST_HIP - height) / HALF_LENGTH
     steepest = min(limits.pitch, math.asin(_clipped(room, 0.0, 1.0)))

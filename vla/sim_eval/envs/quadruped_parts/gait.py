@@ -60,6 +60,7 @@ class Tuning:
         raibert: seconds; way of a foothold per error of velocity.
         level, rate: how strongly legs answer a tilt (1) and its rate (s).
         trim: per second; how fast an error of velocity is added to what is commanded.
+        trim_error: the greatest error that is added up, m/s and rad/s.
         trim_limit: the most that is added, m/s and rad/s.
         flight_raibert, flight_trim: the same in a pronk, whose speed swings and whose every landing
             brakes.
@@ -76,6 +77,7 @@ class Tuning:
     level: float = 0.35
     rate: float = 0.035
     trim: float = 1.0
+    trim_error: float = 0.15
     trim_limit: float = 0.3
     flight_raibert: float = 0.05
     flight_trim: float = 0.45
@@ -176,6 +178,9 @@ class Gait:
         if self.tuning.safe and not keeps_speed(moved):
             # first slower, then lower or into another gait
             moved[3:] = self.command[3:]
+        if (moved[GAIT_SLICE] != self.command[GAIT_SLICE]).any():
+            # what a pronk needs sideways would topple a trot
+            self._trim = [0.0, 0.0, 0.0]
         self.command = moved
         self._arrived = bool((moved == self._goal).all())
 
@@ -217,7 +222,9 @@ class Gait:
         tuning, wanted = self.tuning, self.command[:3].tolist()
         limit = tuning.flight_trim if self._flies() else tuning.trim_limit
         for i, (asked, measured) in enumerate(zip(wanted, self._velocity, strict=True)):
-            trim = self._trim[i] + tuning.trim * CONTROL_TICK * (asked - measured)
+            # a robot that gets going late must not be driven the faster for it when it does
+            error = min(max(asked - measured, -tuning.trim_error), tuning.trim_error)
+            trim = self._trim[i] + tuning.trim * CONTROL_TICK * error
             self._trim[i] = min(max(trim, -limit), limit)
         vx, vy, wz = (a + b for a, b in zip(wanted, self._trim, strict=True))
         self._advance_clocks()
@@ -265,14 +272,16 @@ class Gait:
         A trunk that flies for T needs g T / 2 upwards when its feet leave the ground, and comes
         down as fast. A parabola over the stance has both: it is deepest in the middle.
         """
-        tuning, phase, deep = self.tuning, self.phases[0], 0.0
-        if phase < tuning.duty and self._flies():
+        tuning, phase = self.tuning, self.phases[0]
+        deep, fastest = 0.0, 0.003
+        if not self.standing and phase < tuning.duty and self._flies():
             frequency = float(self.command[4])
             stance, flight = tuning.duty / frequency, (1 - tuning.duty) / frequency
             share = phase / tuning.duty
             deep = tuning.push * GRAVITY * flight * stance / 2 * share * (1 - share)
-        # a gait that changes in the middle of a stance must not let the trunk drop
-        self._folded += min(max(deep - self._folded, -0.01), 0.01)
+            fastest = 0.01
+        # a gait that changes in the middle of a stance, or ends there, must not kick
+        self._folded += min(max(deep - self._folded, -fastest), fastest)
         return self._folded
 
     def _swing(self, foot: int, vx: float, vy: float, wz: float) -> tuple[float, float, float]:
@@ -300,7 +309,7 @@ class Gait:
         change = self.tuning.height_trim * CONTROL_TICK * error
         self._height_trim = min(max(self._height_trim + change, -0.04), 0.04)
         if self.standing:
-            self.feet[:, 2] = FOOT - self.command[3]
+            self.feet[:, 2] = FOOT - self.command[3] + self._push()
 
     def _hold(self, body: BodyState) -> None:
         """Turns the feet into the axes of a trunk that leans against its tilt, and aims there."""
