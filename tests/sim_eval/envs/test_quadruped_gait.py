@@ -191,7 +191,7 @@ def test_what_is_not_followed_is_shown():
     }
     assert not_followed(command("pronk", vx=0.4)) == {}
     assert not_followed(command(vx=1.0).astype(np.float32).astype(float)) == {}
-    outside = STAND.copy()
+    outside = command(width=0.4)
     outside[3] = 5.0
     assert not_followed(outside) == {"height": (5.0, 0.34)}
 
