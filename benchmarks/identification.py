@@ -4,7 +4,7 @@ For each env several episodes of random pushes (hopper, pendulum) or of the scri
 its own, are recorded and identified. Reported are the median and the greatest error, as a share of the range between which the
 number is drawn, beside that of the middle of the range.
 
-    python benchmarks/identification.py [--episodes 8] [--save]
+    python benchmarks/identification.py [--episodes 4] [--save]
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--episodes", type=int, default=8, help="of each env")
+    parser.add_argument("--episodes", type=int, default=4, help="of each env")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     arguments = parser.parse_args()
     rows = {name: measure(name, arguments.episodes) for name in CASES}
