@@ -60,7 +60,7 @@ class Tuning:
         raibert: seconds; way of a foothold per error of velocity.
         level, rate: how strongly legs answer a tilt (1) and its rate (s).
         trim: per second; how fast an error of velocity is added to what is commanded.
-        trim_error: the greatest error that is added up, m/s and rad/s.
+        trim_error: the greatest error of the two speeds that is added up, m/s.
         trim_limit: the most that is added, m/s and rad/s.
         flight_raibert, flight_trim: the same in a pronk, whose speed swings and whose every landing
             brakes.
@@ -77,7 +77,7 @@ class Tuning:
     level: float = 0.35
     rate: float = 0.035
     trim: float = 1.0
-    trim_error: float = 0.15
+    trim_error: float = 0.25
     trim_limit: float = 0.3
     flight_raibert: float = 0.05
     flight_trim: float = 0.45
@@ -222,8 +222,10 @@ class Gait:
         tuning, wanted = self.tuning, self.command[:3].tolist()
         limit = tuning.flight_trim if self._flies() else tuning.trim_limit
         for i, (asked, measured) in enumerate(zip(wanted, self._velocity, strict=True)):
-            # a robot that gets going late must not be driven the faster for it when it does
-            error = min(max(asked - measured, -tuning.trim_error), tuning.trim_error)
+            # a robot that gets going late must not be driven the faster for it when it does; yaw
+            # swings with every step, and cut off on one side its mean would be another
+            most = tuning.trim_error if i < 2 else math.inf
+            error = min(max(asked - measured, -most), most)
             trim = self._trim[i] + tuning.trim * CONTROL_TICK * error
             self._trim[i] = min(max(trim, -limit), limit)
         vx, vy, wz = (a + b for a, b in zip(wanted, self._trim, strict=True))
