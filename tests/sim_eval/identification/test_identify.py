@@ -65,6 +65,7 @@ def test_mass_and_motors_of_a_hopper_are_found_again(tmp_path, hopper_data):
     for name, value in result.found.items():
         assert value == pytest.approx(result.recorded[name], rel=0.03)
     # the world that is found repeats the episode, the nominal one does not
+    assert result.drawn < 1e-9
     assert result.distance < 1e-3 < result.middle
     assert min(result.sensitivity.values()) > 1e-4
     written = json.loads((tmp_path / "found" / "identified.json").read_text())
@@ -142,6 +143,11 @@ def test_labels_are_not_what_was_executed(tmp_path):
     collect(load_config(CollectConfig, made))
     with pytest.raises(UserError, match="others were executed; record it with `vla collect CONFIG"):
         identify(config_of(tmp_path, env, tmp_path / "data"))
+    # an expert that nothing disturbs does what is recorded
+    calm = made | {"out": tmp_path / "calm", "noise": {"std": 0.0}}
+    collect(load_config(CollectConfig, calm))
+    found = identify(config_of(tmp_path, env, tmp_path / "calm", generations=1, population=4))
+    assert found.drawn < 1e-9
     # the same with what was executed; the ready dataset says with which keys it was made
     collect(load_config(CollectConfig, made | {"out": tmp_path / "x", "actions": "executed"}))
     found = identify(config_of(tmp_path, env, tmp_path / "x", generations=1, population=4))

@@ -72,6 +72,8 @@ class Identified:
         recorded: the same of the column `privileged`; None if the dataset does not have it.
         distance: of the world that was found, see `Replay.distance`.
         middle: the same of the world in the middle of what is drawn.
+        drawn: the same of the world that the episode's seed draws: 0 if this very simulator made
+            the recording.
         sensitivity: name -> by how much the distance grows at least when this number is moved by a
             twentieth of its range. One of about 0 cannot be found by this episode.
         replays: how often the episode was played.
@@ -86,6 +88,7 @@ class Identified:
     recorded: dict[str, float] | None
     distance: float
     middle: float
+    drawn: float
     sensitivity: dict[str, float]
     replays: int
     seconds: float
@@ -145,6 +148,7 @@ def identify(config: IdentifyConfig, *, progress: ProgressCallback | None = None
             recorded=_recorded(episode, search),
             distance=best.value,
             middle=replay.distance(search.world(np.full(len(search.varies), 0.5))),
+            drawn=replay.distance(None),
             sensitivity=search.sensitivity(best.point, best.value),
             replays=replay.count,
             seconds=round(time.monotonic() - started, 2),
@@ -214,8 +218,9 @@ def _episode(dataset: EpisodeDataset, number: int) -> tuple[Episode, dict[str, A
             "choose another with episode=N"
         )
     made = dataset.metadata.get("collect")
-    labelled = isinstance(made, dict) and made.get("actions") == "expert"
-    if labelled and (info.get("noisy_steps") or made["behaviours"]["policies"]):
+    made = made if isinstance(made, dict) else {}
+    policies = made.get("behaviours", {}).get("policies")
+    if made.get("actions") == "expert" and (policies or info.get("noisy_steps")):
         raise IdentifyError(
             f"data: episode {number} of {dataset.name} holds the expert's actions, others were "
             "executed; record it with `vla collect CONFIG actions=executed`"
