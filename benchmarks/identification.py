@@ -1,6 +1,6 @@
 """How well the hidden numbers of a world are found out of one episode.
 
-For each env several episodes of random pushes (hopper, pendulum) or of the scripted expert (quadruped), each in a world of
+For each env several episodes of random pushes (pendulum, hopper) or of the scripted expert (quadruped), each in a world of
 its own, are recorded and identified. Reported are the median and the greatest error, as a share of the range between which the
 number is drawn, beside that of the middle of the range.
 
@@ -19,6 +19,7 @@ import numpy as np
 from _common import publish
 
 FIRST_SEED = 910_000
+GENERATIONS, POPULATION = 20, 8
 # env, steps of an episode, whether the env's expert acts
 CASES: dict[str, tuple[dict[str, Any], int, bool]] = {
     "inverted-pendulum": (
@@ -42,7 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], int, bool]] = {
             "image_size": 16,
             "randomisation": {"friction": 1.0, "payload": 6.0, "motor": 0.3, "com": 0.05},
         },
-        20,
+        12,
         True,
     ),
 }
