@@ -42,7 +42,6 @@ SECTIONS = {
         "Scripted experts of the tabletop": "tabletop_experts",
         "The quadruped's scripted expert": "quadruped_expert",
         "The quadruped's walking controller": "quadruped_commands",
-        "Hidden numbers of a world": "identification",
     },
     "Experts": {
         "SAC on hopper": "expert_hopper",

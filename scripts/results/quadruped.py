@@ -1,5 +1,4 @@
-"""Results of the quadruped's walking controller, of its scripted expert, and of hidden numbers that
-are found again."""
+"""Results of the quadruped's walking controller and of its scripted expert."""
 
 from __future__ import annotations
 
@@ -79,26 +78,4 @@ def quadruped_expert() -> str:
     return "\n\n".join([text, shown, source(file, "quadruped_expert")])
 
 
-def identification() -> str:
-    file = read("identification")
-    rows = []
-    for name, env in file["envs"].items():
-        for number, error in env["numbers"].items():
-            cells = [f"{100 * error[what]:.1f} %" for what in ("median", "greatest", "middle")]
-            rows.append((name, number, *cells, env["steps"], f"{env['seconds']:.0f} s"))
-    text = (
-        f"{file['episodes']} episodes of each env, each in a world of its own: the error of what is "
-        "found, as a share of the range between which it is drawn, and that of the middle of the "
-        f"range. The last columns are those of one episode (load average "
-        f"{file['machine']['load_average']} on {file['machine']['cores']} cores)."
-    )
-    columns = ["env", "number", "median error", "greatest", "of the middle", "steps", "takes"]
-    shown = table(columns, rows, right=(2, 3, 4, 5, 6))
-    return "\n\n".join([text, shown, source(file, "identification")])
-
-
-BLOCKS = {
-    "quadruped_commands": quadruped_commands,
-    "quadruped_expert": quadruped_expert,
-    "identification": identification,
-}
+BLOCKS = {"quadruped_commands": quadruped_commands, "quadruped_expert": quadruped_expert}
