@@ -8,7 +8,7 @@ Three measurements, all without pictures:
   once kept inside what each gait can do (`safe_command`), as the suite does, and once as drawn;
 - speed: seconds of simulation per second of one core.
 
-    python benchmarks/quadruped_commands.py [--episodes 100] [--save]
+    python benchmarks/quadruped_commands.py [--episodes 200] [--save]
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--episodes", type=int, default=100, help="of random commands, each way")
+    parser.add_argument("--episodes", type=int, default=200, help="of random commands, each way")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     arguments = parser.parse_args()
     walks = [constant(what, values) for what, values in CONSTANT]

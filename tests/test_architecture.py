@@ -42,7 +42,7 @@ SUB_FLOORS = {
         {"mujoco", "workers"},
         {"gates", "perturbations"},
         {"envs", "rollouts"},
-        {"collection", "comparison"},
+        {"collection", "comparison", "identification"},
         {"report"},
         {"realtime", "robustness"},
     ],

@@ -24,6 +24,7 @@ CONFIGS = {
     "align": ("vla.training.alignment.config", "AlignConfig"),
     "reward": ("vla.training.reward_learning.config", "RewardTrainConfig"),
     "online": ("vla.recipes.online.config", "OnlineConfig"),
+    "identify": ("vla.sim_eval.identification.identify", "IdentifyConfig"),
     "demo": ("vla.recipes.demo", "DemoConfig"),
     "serve": ("vla.serving", "ServeConfig"),
 }
@@ -35,7 +36,10 @@ def config_schema(
     name: Annotated[
         str,
         typer.Argument(
-            help="captions, align, collect, train, reward, expert, online, eval, fqe, demo, serve."
+            help=(
+                "captions, align, collect, train, reward, expert, online, eval, fqe, identify, "
+                "demo, serve."
+            )
         ),
     ],
 ) -> None:

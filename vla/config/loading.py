@@ -21,7 +21,7 @@ MOST_PROBLEMS = 20
 """Mistakes that are listed; a file of another kind may have thousands."""
 SECTIONS = (
     *("captions", "align", "collect", "train", "reward"),
-    *("expert", "eval", "fqe", "online"),
+    *("expert", "eval", "fqe", "online", "identify"),
 )
 """Commands whose configs may stand side by side in one file."""
 

@@ -161,6 +161,18 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         without."""
         return np.zeros(0, np.float32)
 
+    def privileged_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Between what episodes draw `privileged`: least and greatest numbers, each (D,)."""
+        return np.zeros(0), np.zeros(0)
+
+    def set_privileged(self, values: np.ndarray) -> None:
+        """Gives the present episode's world these numbers (D,) in place of what it has drawn, until
+        the next reset.
+
+        Raises RuntimeError if the env has none to give.
+        """
+        raise RuntimeError(f"{type(self).__name__} has no hidden numbers that can be set")
+
     def paraphrases(self) -> tuple[str, ...]:
         """Other texts of the present episode's instruction."""
         return self.task.paraphrases

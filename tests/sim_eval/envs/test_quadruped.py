@@ -165,11 +165,12 @@ def test_done_must_be_said_twice_and_at_the_place(make):
     env.reset(seed=0)
     _, _, terminated, _, info = env.step(action(done=1.0))
     assert (terminated, info["failure"]) == (False, "time limit")
+    assert info["failure_step"] == 1
     # once more in between resets the count
     env.step(action())
     env.step(action(done=1.0))
     _, _, terminated, _, info = env.step(action(done=1.0))
-    assert (terminated, info["failure"]) == (True, "wrong place")
+    assert (terminated, info["failure"], info["failure_step"]) == (True, "wrong place", 4)
 
 
 def test_a_robot_put_upside_down_fails_at_the_first_step(make):
@@ -177,7 +178,7 @@ def test_a_robot_put_upside_down_fails_at_the_first_step(make):
     env.reset(seed=0)
     env.data.qpos[3:7] = [0.0, 1.0, 0.0, 0.0]
     _, _, terminated, _, info = env.step(action())
-    assert (terminated, info["failure"]) == (True, "fell")
+    assert (terminated, info["failure"], info["failure_step"]) == (True, "fell", 1)
 
 
 def test_walking_into_the_target_is_a_hit(make):
@@ -192,6 +193,10 @@ def test_walking_into_the_target_is_a_hit(make):
             break
     assert info["failure"] == "hit"
     assert clean.shape == (12,)
+    hit_at = info["failure_step"]
+    assert hit_at == env.watch.steps
+    # the step of the first touch, however the episode goes on
+    assert env.step(action())[4]["failure_step"] == hit_at
 
 
 def test_time_limit_and_wrong_manner(make):
@@ -243,6 +248,46 @@ def test_relabelling_says_what_was_done(make):
             break
     assert info["failure"] == "wrong place"
     assert env.achieved() == {mistaken}
+
+
+def test_passing_a_thing_without_a_word_is_not_achieved(make):
+    for success, seen in (("done", False), ("quart", True)):
+        env = make("go-to", success=success)
+        env.reset(seed=2)
+        target = env.scene.layout.words["thing0"]
+        while env.watch.distance("thing0") > 0.8:
+            silent = env.expert_action()
+            silent[-1] = 0.0
+            env.step(silent)
+        assert env.achieved() == ({f"Go to the {target}"} if seen else set())
+
+
+def test_halves_of_an_instruction_of_two_goals(make):
+    env = make("two-step")
+    env.reset(seed=0)
+    first = env.first_goal()
+    gate = env.scene.layout.words["gate0"]
+    assert first == f"Go through the {gate} gate"
+    over = False
+    while not over:
+        _, _, over, truncated, info = env.step(env.expert_action())
+        assert not truncated
+    # `done` is said twice behind the gate: what was asked in whole has failed, its half is done
+    assert info["failure"] == "wrong place"
+    assert env.achieved() == {first}
+    env.reset(seed=0)
+    assert env.skip_first_goal()
+    assert env.progress.goal == env.command.goals[1]
+    assert env.watch.steps == 0
+    before = env.observe()["state"][6]
+    assert before > 2.0
+    info = {"success": False}
+    while not info["success"]:
+        _, _, over, truncated, info = env.step(env.expert_action())
+        assert not truncated
+        assert info["success"] or not over
+    assert not make("go-to").skip_first_goal()
+    assert make("go-to").first_goal() == ""
 
 
 def test_the_same_action_for_the_same_state(make):
@@ -387,6 +432,12 @@ def test_randomisation_is_drawn_and_undone(make):
     assert abs(com) <= 0.05
     assert nominal.privileged_names == ()
     assert nominal.privileged().shape == (0,)
+    low, high = env.privileged_range()
+    np.testing.assert_allclose(low, [0.4, 0.0, 0.7, -0.05])
+    np.testing.assert_allclose(high, [1.4, 5.0, 1.3, 0.05])
+    env.set_privileged(np.array([1.2, 3.0, 0.8, -0.02]))
+    np.testing.assert_allclose(env.privileged(), [1.2, 3.0, 0.8, -0.02], rtol=1e-6)
+    assert env.robot.motor == 0.8
     assert min(seen) >= nominal.model.body_mass[nominal.model.body("trunk").id]
     nominal.close()
 

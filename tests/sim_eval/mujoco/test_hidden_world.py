@@ -53,6 +53,31 @@ def test_the_same_actions_lead_elsewhere():
     assert np.abs(states[0] - states[1]).max() > 1e-3
 
 
+def test_a_world_can_be_given():
+    env, other = make(hidden=HIDDEN), make(hidden=HIDDEN)
+    env.reset(seed=0)
+    drawn, masses = env.privileged(), np.array(env.model.body_mass)
+    low, high = env.privileged_range()
+    assert (low <= drawn).all()
+    assert (drawn <= high).all()
+    env.set_privileged([1.0, 2.0, 1.1])
+    np.testing.assert_allclose(env.privileged(), [1.0, 2.0, 1.1], rtol=1e-6)
+    np.testing.assert_allclose(env.model.body_mass, masses / drawn[1] * 2.0, rtol=1e-5)
+    # in the place of the drawn world, not on top of it
+    env.set_privileged(drawn)
+    assert np.array_equal(env.model.body_mass, masses)
+    other.reset(seed=0)
+    action = np.array([0.4], np.float32)
+    assert np.array_equal(env.step(action)[0]["state"], other.step(action)[0]["state"])
+    env.close()
+    other.close()
+    plain = make()
+    plain.reset(seed=0)
+    with pytest.raises(RuntimeError, match="LocomotionEnv has no hidden numbers"):
+        plain.set_privileged([1.0])
+    plain.close()
+
+
 def test_recordings_hold_them():
     config = CollectConfig(
         env=LocomotionConfig(robot="inverted-pendulum", horizon=5, hidden=HIDDEN),

@@ -166,6 +166,15 @@ class LocomotionEnv(GymEnv):
     def privileged(self) -> np.ndarray:
         return np.zeros(0, np.float32) if self._hidden is None else self._hidden.factors
 
+    def privileged_range(self) -> tuple[np.ndarray, np.ndarray]:
+        return super().privileged_range() if self._hidden is None else self._hidden.bounds()
+
+    def set_privileged(self, values: np.ndarray) -> None:
+        if self._hidden is None:
+            super().set_privileged(values)
+        else:
+            self._hidden.apply(values)
+
     def outcome(
         self,
         info: dict[str, Any],

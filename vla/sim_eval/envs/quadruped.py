@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from vla.common.names import did_you_mean
 from vla.common.versions import installed_versions
-from vla.config import Config, ConfigError, register
+from vla.config import ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
 from vla.sim_eval.envs.quadruped_parts import commands
 from vla.sim_eval.envs.quadruped_parts.expert import Expert
@@ -28,6 +28,7 @@ from vla.sim_eval.envs.quadruped_parts.gait import CONTROL_TICK, TICK_STEPS, Gai
 from vla.sim_eval.envs.quadruped_parts.goals import Progress, Watch
 from vla.sim_eval.envs.quadruped_parts.language import (
     FAMILIES,
+    FAMILY_OF,
     Command,
     Family,
     Split,
@@ -52,6 +53,7 @@ from vla.sim_eval.envs.quadruped_parts.manner import (
     speed_of,
 )
 from vla.sim_eval.envs.quadruped_parts.placing import lay_out
+from vla.sim_eval.envs.quadruped_parts.randomisation import QuadrupedRandomisation
 from vla.sim_eval.envs.quadruped_parts.robot import Robot
 from vla.sim_eval.envs.quadruped_parts.scene import Scene, scene_xml
 from vla.sim_eval.envs.quadruped_parts.understanding import understand
@@ -66,7 +68,7 @@ TICKS = round(1 / (CONTROL_HZ * CONTROL_TICK))
 STATE_NAMES = ("roll", "pitch", "height", "vx", "vy", "wz", "walked", "heading")
 """What legs and inertial sensor tell; way walked (m) and heading (rad) are since the start, so that
 "behind the bar" can be known when the bar is out of sight."""
-QUADRUPED_VERSION = "1"
+QUADRUPED_VERSION = "2"
 """Raised whenever robot, scene, goals or grammar change what an episode is: results of two versions
 do not compare."""
 # What a list of tasks shows; each episode draws a command of its own.
@@ -81,31 +83,6 @@ _EXAMPLE: dict[Family, str] = {
     "stop": "Stop the blue ball",
     "two-step": "Go through the red gate, then go to the blue cube",
 }
-
-
-class QuadrupedRandomisation(Config):
-    """Domain randomisation, drawn for every episode.
-
-    Strength 0 is off; 1 is what `scene_edits` calls strength 1. The robot's own properties are
-    `Robot.set_world`'s.
-    """
-
-    light: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    """Direction, brightness and colour of the light."""
-    camera: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    """Pose of the front camera."""
-    texture: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Chance that the floor gets another surface."""
-    colours: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    """Shades of everything; low strengths keep a colour's name true."""
-    friction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Friction of the floor times a factor from 1 - 0.6 x this to 1 + 0.4 x this."""
-    payload: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
-    """Greatest weight on the back, kilograms."""
-    motor: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
-    """Strength of the motors: a factor between 1 - this and 1 + this."""
-    com: Annotated[float, Field(ge=0.0, le=0.1)] = 0.0
-    """Greatest shift of the centre of mass forwards or backwards, metres."""
 
 
 @register("envs", "quadruped")
@@ -210,7 +187,8 @@ class QuadrupedEnv(SimEnv):
     """One family of commands as a gymnasium env; see `SimEnv` for its observations and info.
 
     Rewards are 1 at a step at which the command is fulfilled, else 0. It terminates when the robot
-    has fallen, or has said `done` where nothing is done; it truncates at the horizon.
+    has fallen, or has said `done` where nothing is done; it truncates at the horizon. A step's info
+    has `not_followed`: what of the action the gait cannot do (`commands.not_followed`).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
@@ -230,8 +208,7 @@ class QuadrupedEnv(SimEnv):
         self.model = mujoco.MjModel.from_xml_string(scene_xml(pieces))
         self.data = mujoco.MjData(self.model)
         self.robot = Robot(self.model, self.data)
-        drawn = config.randomisation
-        if drawn.friction or drawn.payload or drawn.motor or drawn.com:
+        if config.randomisation.changes_world:
             # what is always the same is no secret, and would be a column of constants
             self.privileged_names = tuple(self.robot.world)
         self.gait = Gait(self.robot)
@@ -323,21 +300,23 @@ class QuadrupedEnv(SimEnv):
             self._editor.colours(rng, config.colours)
         if config.texture and rng.random() < config.texture:
             self.model.geom_matid[self.model.geom("floor").id] = rng.integers(self.model.nmat)
-        world = {}
-        if config.friction:
-            world["friction"] = rng.uniform(1 - 0.6 * config.friction, 1 + 0.4 * config.friction)
-        if config.payload:
-            world["payload"] = rng.uniform(0, config.payload)
-        if config.motor:
-            world["motor"] = rng.uniform(1 - config.motor, 1 + config.motor)
-        if config.com:
-            world["com"] = rng.uniform(-config.com, config.com)
+        world = config.draw_world(rng)
         if world:
             self.robot.set_world(**world)
 
     def privileged(self) -> np.ndarray:
         """Of `Robot.set_world`: friction, payload, motor, com."""
         return np.array([self.robot.world[name] for name in self.privileged_names], np.float32)
+
+    def set_privileged(self, values: np.ndarray) -> None:
+        """Raises WorldError for what cannot be."""
+        named = zip(self.privileged_names, np.asarray(values, float).tolist(), strict=True)
+        self.robot.set_world(**dict(named))
+
+    def privileged_range(self) -> tuple[np.ndarray, np.ndarray]:
+        ranges = self.config.randomisation.world_ranges()
+        bounds = np.array([ranges[name] for name in self.privileged_names]).reshape(-1, 2)
+        return bounds[:, 0], bounds[:, 1]
 
     def _tick(self, command: np.ndarray) -> None:
         self.gait.control(command)
@@ -362,7 +341,8 @@ class QuadrupedEnv(SimEnv):
         self._steps += 1
         success = self._success()
         truncated = self._steps >= self.task.horizon
-        return self.observe(), float(success), progress.over, truncated, self._info()
+        info = self._info() | {"not_followed": commands.not_followed(command)}
+        return self.observe(), float(success), progress.over, truncated, info
 
     def _success(self) -> bool:
         if self.config.success == "quart":
@@ -399,8 +379,13 @@ class QuadrupedEnv(SimEnv):
 
     def _info(self) -> dict[str, Any]:
         success = self._success()
-        failure = "" if success else self.progress.failure()
-        return {"instruction": self._instruction, "success": success, "failure": failure}
+        failure, step = ("", -1) if success else self.progress.failure()
+        return {
+            "instruction": self._instruction,
+            "success": success,
+            "failure": failure,
+            "failure_step": step,
+        }
 
     def _texts(self, command: Command, *, held_out: bool = False) -> tuple[str, ...]:
         """Wordings with the adverbs that are asked for."""
@@ -422,8 +407,11 @@ class QuadrupedEnv(SimEnv):
         return tuple(self._texts(other)[0] for other in others)
 
     def achieved(self) -> frozenset[str]:
-        """Commands of one goal, in their primary wording; with `manner`, how it was walked."""
-        met = [text for text, command in self._sayable if Progress(self.watch, command).met()]
+        """Commands of one goal, in their primary wording; with `manner`, how it was walked.
+
+        By the rule of `success`: what was not said to be done is not done.
+        """
+        met = [text for text, command in self._sayable if self._has_done(command)]
         if not met or self.manner is None:
             return frozenset(sentence(text) for text in met)
         # a walk in no known gait, or in no band of speed, fulfils no instruction with adverbs
@@ -431,6 +419,12 @@ class QuadrupedEnv(SimEnv):
         if speed is None or gait is None or FASTEST[gait] <= BANDS[speed][0]:
             return frozenset()
         return frozenset(sentence(f"{text} {adverbs(Manner(speed, gait))}") for text in met)
+
+    def _has_done(self, command: Command) -> bool:
+        if self.config.success == "quart":
+            return self.watch.near_by_quart(command.goals[0])
+        progress = Progress(self.watch, command)
+        return progress.said_done and progress.met()
 
     def mistake(self, rng: np.random.Generator) -> str:
         """The same kind of goal with another piece of the scene."""
@@ -444,6 +438,27 @@ class QuadrupedEnv(SimEnv):
 
     def follow_instruction(self) -> None:
         self._expert = self._own_expert
+
+    def first_goal(self) -> str:
+        goals = self.command.goals
+        if len(goals) < 2:
+            return ""
+        alone = Command(FAMILY_OF[goals[0].kind], goals[:1])
+        self._expert = Expert(Progress(self.watch, alone), self.manner)
+        return self._texts(alone)[0]
+
+    def skip_first_goal(self) -> bool:
+        watch, goals = self.watch, self.command.goals
+        if len(goals) < 2:
+            return False
+        shown = self.render_images
+        self.render_images = False
+        while not (watch.at(goals[0]) or watch.fell or self._steps >= self.task.horizon):
+            self.step(self.expert_action())
+        self.render_images = shown
+        # way and heading go on: the second half looks as it does within a whole walk
+        self._steps = watch.steps = 0
+        return watch.at(goals[0]) and not (watch.fell or watch.hit)
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The picture of a camera that follows the robot; uint8 (H, W, 3)."""

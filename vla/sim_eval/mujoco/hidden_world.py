@@ -53,16 +53,21 @@ class HiddenWorld:
         self._model = model
         self._editor = SceneEditor(model)
         self._gear = np.array(model.actuator_gear)
-        self._widths = {name: w for name, w in config.model_dump().items() if w}
-        self.names = tuple(self._widths)
+        widths = {name: w for name, w in config.model_dump().items() if w}
+        self.names = tuple(widths)
+        self._widths_D = np.array(list(widths.values()))
         self.factors: Float[np.ndarray, " D"] = np.ones(len(self.names), np.float32)
 
     def draw(self, rng: np.random.Generator) -> None:
         """The world of a new episode, in the place of the last one's."""
+        widths = self._widths_D
+        self.apply(np.exp(rng.uniform(-1, 1, len(widths)) * widths).astype(np.float32))
+
+    def apply(self, factors: Float[np.ndarray, " D"]) -> None:
+        """A world of these factors, in the place of the present one."""
         self._editor.restore()
         self._model.actuator_gear[:] = self._gear
-        widths = list(self._widths.values())
-        self.factors = np.exp(rng.uniform(-1, 1, len(widths)) * widths).astype(np.float32)
+        self.factors = np.asarray(factors, np.float32)
         for name, factor in zip(self.names, self.factors.tolist(), strict=True):
             if name == "friction":
                 self._model.geom_friction[:] *= factor
@@ -71,6 +76,10 @@ class HiddenWorld:
                 self._editor.scale_masses(factor)
             else:
                 self._model.actuator_gear[:] *= factor
+
+    def bounds(self) -> tuple[Float[np.ndarray, " D"], Float[np.ndarray, " D"]]:
+        """Least and greatest factors that are drawn."""
+        return np.exp(-self._widths_D), np.exp(self._widths_D)
 
 
 __all__ = ["HiddenWorld", "HiddenWorldConfig"]

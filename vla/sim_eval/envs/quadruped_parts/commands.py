@@ -6,6 +6,7 @@ and Agrawal 2022, arXiv 2212.03238), without roll and gait duration, which QUART
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,8 @@ HALF_LENGTH, HALF_DIAGONAL = 0.188, 0.23
 """From the trunk's middle to the hips, and to a foot: metres."""
 LOWEST_HIP, HIGHEST_HIP, FOLDED = 0.14, 0.38, 0.12
 """Heights between which a leg can walk, and that of the hip of one that is folded."""
+SLIMMEST = 0.85
+"""Width of the stance as a share of the height: high on narrow feet the robot falls sideways."""
 
 
 CHANGE_SPEED = 0.25
@@ -67,7 +70,7 @@ class Limits:
 
     Attributes:
         half_step: the farthest way of a foot in half a stance, metres.
-        frequency: the lowest, Hz.
+        frequency: the lowest and the highest, Hz.
         pitch: the greatest either way, radians.
         width: the narrowest and the widest stance, metres.
         height: the lowest and the highest, metres.
@@ -75,7 +78,7 @@ class Limits:
     """
 
     half_step: float
-    frequency: float
+    frequency: tuple[float, float]
     pitch: float
     width: tuple[float, float]
     height: tuple[float, float]
@@ -86,11 +89,22 @@ class Limits:
 
 LIMITS = {
     "pronk": Limits(
-        0.06, 2.8, 0.15, (0.24, 0.34), (0.165, 0.31), sideways=2.5, backwards=2.0, turning=1.5
+        0.06,
+        (2.8, 3.2),
+        0.15,
+        (0.24, 0.34),
+        (0.165, 0.31),
+        sideways=5.0,
+        backwards=4.0,
+        turning=1.5,
     ),
-    "trot": Limits(0.10, 2.0, 0.35, (0.22, 0.40), (0.14, 0.34), sideways=1.3),
-    "bound": Limits(0.08, 2.8, 0.25, (0.24, 0.40), (0.165, 0.31), sideways=1.5, backwards=2.0),
-    "pace": Limits(0.08, 2.8, 0.25, (0.24, 0.30), (0.165, 0.32), sideways=2.0, backwards=2.0),
+    "trot": Limits(0.10, (2.0, 4.0), 0.35, (0.22, 0.40), (0.14, 0.34), sideways=1.3),
+    "bound": Limits(
+        0.08, (2.8, 4.0), 0.25, (0.24, 0.40), (0.165, 0.31), sideways=1.5, backwards=2.0
+    ),
+    "pace": Limits(
+        0.08, (2.8, 4.0), 0.25, (0.24, 0.30), (0.165, 0.32), sideways=2.0, backwards=2.0
+    ),
 }
 """Outside them robots have fallen (docs/quadruped.md); `safe_command` keeps inside."""
 GAIT_SLICE = slice(NAMES.index("gait0"), NAMES.index("gait2") + 1)
@@ -152,48 +166,65 @@ def safe_command(command: np.ndarray) -> np.ndarray:
     - pitch and swing leave every leg room to stretch and to fold;
     - the way of a foot in half a stance is at most HALF_STEP, else all three velocities shrink.
     """
-    safe = command.copy()
     gait = nearest_gait(command[GAIT_SLICE])
     limits = LIMITS[gait]
-    safe[GAIT_SLICE] = GAITS[gait]
-    safe[4] = max(command[4], limits.frequency)
-    safe[10] = np.clip(command[10], *limits.width)
-    height = safe[3] = np.clip(command[3], *limits.height)
+    vx, vy, wz, height, frequency, _, _, _, swing, pitch, width = command.tolist()
+    frequency = _clipped(frequency, *limits.frequency)
+    height = _clipped(height, *limits.height)
+    narrowest, widest = limits.width
+    width = _clipped(width, max(narrowest, SLIMMEST * height), widest)
     # a pitch lowers two hips by sin(pitch) * HALF_LENGTH, and raises the others
     room = min(height - LOWEST_HIP, HIGHEST_HIP - height) / HALF_LENGTH
-    steepest = min(limits.pitch, float(np.arcsin(np.clip(room, 0.0, 1.0))))
-    safe[9] = np.clip(command[9], -steepest, steepest)
-    lowest_hip = height - HALF_LENGTH * np.sin(abs(safe[9]))
+    steepest = min(limits.pitch, math.asin(_clipped(room, 0.0, 1.0)))
+    pitch = _clipped(pitch, -steepest, steepest)
+    lowest_hip = height - HALF_LENGTH * math.sin(abs(pitch))
     # and a foot that goes up and down too fast kicks the ground
-    highest = min(lowest_hip - FOLDED, FASTEST_SWING / safe[4])
-    safe[8] = min(command[8], max(LOW[8], highest))
-    vx, vy, wz = command[:3]
+    highest = min(lowest_hip - FOLDED, FASTEST_SWING / frequency)
+    swing = min(swing, max(float(LOW[8]), highest))
     along = vx if vx > 0 else limits.backwards * vx
-    fastest = np.hypot(along, limits.sideways * vy) + limits.turning * HALF_DIAGONAL * abs(wz)
-    half_step = 0.5 * DUTY / safe[4] * fastest
+    fastest = math.hypot(along, limits.sideways * vy) + limits.turning * HALF_DIAGONAL * abs(wz)
+    half_step = 0.5 * DUTY / frequency * fastest
     # the knee of a leg that reaches forwards goes down, below a low hip to the ground
     farthest = min(limits.half_step, 0.8 * (lowest_hip - 0.10))
-    safe[:3] *= min(1.0, farthest / max(half_step, 1e-9))
-    return safe
+    slower = min(1.0, farthest / max(half_step, 1e-9))
+    velocities = (slower * vx, slower * vy, slower * wz)
+    return np.array([*velocities, height, frequency, *GAITS[gait], swing, pitch, width])
+
+
+def not_followed(command: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Of a command (11,): name -> (what is asked, what is followed in its place), for all that its
+    gait cannot do. The phases of a gait are taken as those of the nearest, without a word."""
+    inside = np.minimum(np.maximum(command, LOW), HIGH)
+    found = {}
+    for name, asked, followed in zip(NAMES, command, safe_command(inside), strict=True):
+        # float32 actions are no command of their own
+        if abs(asked - followed) > 1e-6 and not name.startswith("gait"):
+            found[name] = (float(asked), float(followed))
+    return found
+
+
+def _clipped(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
 
 
 def allows_change(command: np.ndarray) -> bool:
     """Whether a command (11,) is slow enough for another gait."""
-    vx, vy, wz = command[:3]
-    return bool(np.hypot(vx, vy) + HALF_DIAGONAL * abs(wz) < CHANGE_SPEED + 0.02)
+    vx, vy, wz = command[:3].tolist()
+    return math.hypot(vx, vy) + HALF_DIAGONAL * abs(wz) < CHANGE_SPEED + 0.02
 
 
 def keeps_speed(command: np.ndarray) -> bool:
     """Whether the velocities of a command (11,) are not too fast for its gait and posture."""
-    return bool(np.allclose(safe_command(command)[:3], command[:3], atol=0.02))
+    return bool(np.abs(safe_command(command)[:3] - command[:3]).max() <= 0.02)
 
 
 def nearest_gait(phases: np.ndarray) -> str:
     """The name of the gait whose phases (3,) are nearest; phases are angles: 1 is 0 again."""
+    present = [float(phase) for phase in phases]
     distances = {}
     for name, of_gait in GAITS.items():
-        away = (np.asarray(phases) - of_gait + 0.5) % 1.0 - 0.5
-        distances[name] = float(np.linalg.norm(away))
+        away = [(a - b + 0.5) % 1.0 - 0.5 for a, b in zip(present, of_gait, strict=True)]
+        distances[name] = math.hypot(*away)
     return min(distances, key=distances.__getitem__)
 
 
@@ -212,5 +243,6 @@ __all__ = [
     "finite_command",
     "keeps_speed",
     "nearest_gait",
+    "not_followed",
     "safe_command",
 ]

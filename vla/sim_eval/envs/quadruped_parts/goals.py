@@ -82,6 +82,8 @@ class Watch:
         passed: gates and bars that the robot has gone through.
         side: on which side of it the robot has passed the obstacle; "" before.
         stopped: balls that roll no further.
+        steps: control steps so far.
+        harmed_at: the step in which it fell or first touched something, counted from 1; 0 before.
         done_for: at how many steps in a row `done` was said.
         gauge: speed and gait.
     """
@@ -92,6 +94,7 @@ class Watch:
         self.passed: list[str] = []
         self.side = ""
         self.stopped: set[str] = set()
+        self.steps = self.harmed_at = 0
         self.done_for = 0
         self.gauge = Gauge()
         self._contacts = Contacts(robot, scene)
@@ -115,6 +118,7 @@ class Watch:
         """Call after every tick of the controller."""
         feet, hit = self._contacts.look(self._allowed)
         self.hit |= hit
+        self._note_harm()
         if not self._goes_as_it_must():
             self.gauge.tick(feet)
         self._watch_passages()
@@ -129,9 +133,15 @@ class Watch:
             done: whether the robot says that it has arrived.
         """
         self.fell |= self.robot.fallen()
+        self._note_harm()
+        self.steps += 1
         if not self._goes_as_it_must():
             self.gauge.step(speed)
         self.done_for = self.done_for + 1 if done else 0
+
+    def _note_harm(self) -> None:
+        if not self.harmed_at and (self.fell or self.hit):
+            self.harmed_at = self.steps + 1
 
     def _roll(self, seconds: float) -> None:
         for body in self.scene.layout.called("things"):
@@ -263,28 +273,31 @@ class Progress:
     @property
     def success(self) -> bool:
         """Whether it is solved at this step, by our rule."""
-        if not self._said_done or not self.met():
+        if not self.said_done or not self.met():
             return False
         return self.manner is None or self.watch.gauge.shows(self.manner)
 
     @property
-    def _said_done(self) -> bool:
+    def said_done(self) -> bool:
+        """Whether the robot has just said for the second time that it has arrived."""
         return self.watch.done_for >= 2
 
-    def failure(self) -> str:
-        """What went wrong, one of FAILURES."""
-        if self.watch.fell:
-            return "fell"
-        if self.watch.hit:
-            return "hit"
-        if not self._said_done:
-            return "time limit"
-        return "wrong manner" if self.met() else "wrong place"
+    def failure(self) -> tuple[str, int]:
+        """What went wrong, one of FAILURES, and at which control step, counted from 1."""
+        watch = self.watch
+        if watch.fell:
+            return "fell", watch.harmed_at
+        if watch.hit:
+            return "hit", watch.harmed_at
+        if not self.said_done:
+            return "time limit", watch.steps
+        # said here, where it is not so
+        return "wrong manner" if self.met() else "wrong place", watch.steps
 
     @property
     def over(self) -> bool:
         """Whether nothing can be saved any more: fallen, or `done` was said where it is not."""
-        return self.watch.fell or (self._said_done and not self.success)
+        return self.watch.fell or (self.said_done and not self.success)
 
 
 FAILURES = ("fell", "hit", "wrong place", "wrong manner", "time limit")

@@ -292,6 +292,7 @@ def alike(body: str, words: dict[str, str]) -> list[str]:
 
 __all__ = [
     "FAMILIES",
+    "FAMILY_OF",
     "HELD_OUT_PAIRS",
     "TRAIN_PAIRS",
     "Command",
