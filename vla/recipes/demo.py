@@ -174,7 +174,9 @@ def against_controls(comparison: Comparison, tuned: str, controls: list[str]) ->
     Args:
         tuned: name of the policy that offline RL made.
     """
-    beaten, stronger, alike = [], [], []
+    beaten: list[str] = []
+    stronger: list[str] = []
+    alike: list[str] = []
     lines = []
     for control in controls:
         for pair in comparison.pairs:
