@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from vla.common.errors import UserError
 from vla.common.foreign.json_files import JsonError, parse_json, read_json
+from vla.common.foreign.plain_files import check_plain_file
 from vla.types.spec import Spec
 
 FORMAT = "vla.exported_policy"
@@ -243,6 +244,7 @@ def load_instructions(path: Path, dim: int) -> dict[str, np.ndarray]:
     Raises PackageError if the file is damaged, or its vectors are not of `dim` finite numbers.
     """
     try:
+        check_plain_file(path)
         with safe_open(path, "numpy") as file:
             vectors_NE = file.get_tensor("vectors")
             texts = parse_json((file.metadata() or {}).get("texts", ""), path)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vla.common.errors import UserError
 from vla.common.foreign.json_files import JsonError, read_json
+from vla.common.foreign.plain_files import check_plain_file
 from vla.common.foreign.pretrained import reach_hub
 from vla.common.names import nearest
 from vla.config import CONFIG_VERSION, ConfigError, lookup, validate
@@ -134,6 +135,7 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
     Raises CheckpointError if the file is unreadable.
     """
     try:
+        check_plain_file(path)
         with safe_open(path, "pt") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
@@ -153,6 +155,7 @@ def read_tensors(
     shapes or types, or hold NaN or infinity.
     """
     try:
+        check_plain_file(path)
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla.common.foreign.json_files import JsonError, read_json
+from vla.common.foreign.plain_files import check_plain_file
 from vla.common.foreign.pretrained import (
     OwnCodeError,
     PretrainedError,
@@ -353,6 +354,7 @@ def load_embeddings(path: str | Path) -> dict[str, Tensor]:
     folder = Path(path)
     try:
         header = read_json(folder / _TEXTS_FILE)
+        check_plain_file(folder / _VECTORS_FILE)
         vectors_ND = load_file(folder / _VECTORS_FILE)["embeddings"]
     except (OSError, JsonError, KeyError, SafetensorError) as error:
         raise LanguageError(f"{folder}: cannot read the language embeddings: {error}") from error

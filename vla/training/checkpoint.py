@@ -30,6 +30,7 @@ from vla.common.atomic import OLD_FOLDER, TEMPORARY_FOLDER, replace_folder
 from vla.common.errors import Notice
 from vla.common.foreign.checksums import sha256_of
 from vla.common.foreign.json_files import read_json
+from vla.common.foreign.plain_files import check_plain_file
 from vla.common.machine_faults import DISK_FAULTS
 from vla.models.policy import CheckpointError
 
@@ -63,6 +64,7 @@ class Checkpoint:
         try:
             # checkpoints of former versions have no sum
             is_whole = stored is None or sha256_of(path) == stored
+            check_plain_file(path)
             tensors = load_file(path)
         except Exception as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from error

@@ -23,4 +23,11 @@ def why_not_plain(path: Path) -> str:
     return f"is no plain file but {kind}; put the file itself there" if kind else ""
 
 
-__all__ = ["why_not_plain"]
+def check_plain_file(path: Path) -> None:
+    """Raises OSError if something lies at the path that whoever opens it would wait for."""
+    problem = why_not_plain(path)
+    if problem:
+        raise OSError(f"{path} {problem}")
+
+
+__all__ = ["check_plain_file", "why_not_plain"]

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vla.common.atomic import atomic_path
+from vla.common.foreign.plain_files import check_plain_file
 from vla.data import Episode
 from vla.models.checkpoint_files import CheckpointError
 from vla.training.reward_learning.online import OnlineRewardConfig, RewardLearner
@@ -81,6 +82,7 @@ class LearnedRewards:
         """Goes back to the end of round `number`. Raises CheckpointError if it was not kept."""
         path = _file(self._out / _STATE, number)
         try:
+            check_plain_file(path)
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(

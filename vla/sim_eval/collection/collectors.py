@@ -316,7 +316,7 @@ def _digest(folder: Path) -> str:
     # by content: a path may hold another checkpoint when the collection is resumed
     digest = hashlib.sha256()
     files = [*folder.glob("*.json"), *folder.glob("*.safetensors")]
-    for path in sorted(files):
+    for path in sorted(path for path in files if path.is_file()):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
