@@ -295,7 +295,8 @@ def test_a_slow_disk_keeps_nobody_waiting(policy, tmp_path, monkeypatch, caplog)
         assert time.monotonic() - start < 10
         metrics = server.service.metrics
         lost = metrics.value("vla_unrecorded_steps_total", reason="behind")
-        assert 4 <= lost <= 7
+        # the first commit takes what has come by then, which a busy machine decides
+        assert 1 <= lost <= 7
         free.set()
         until(lambda: metrics.value("vla_recorded_steps_total") == 10 - lost)
         for step in range(10, 12):

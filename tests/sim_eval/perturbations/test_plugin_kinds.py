@@ -26,6 +26,8 @@ MODULE = "push_perturbation"
 @pytest.fixture(autouse=True)
 def clean_registry(monkeypatch):
     """What a test registers is gone after it; plug-ins are loaded afresh."""
+    # before what is known is copied: a file registers its kinds once, when it is first imported
+    registry.registered("perturbations")
     known = {kind: dict(entries) for kind, entries in registry._registry.items()}
     monkeypatch.setattr(registry, "_registry", known)
     registry._load_plugins.cache_clear()
