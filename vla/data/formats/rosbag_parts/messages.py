@@ -30,6 +30,7 @@ def image_kind(kind: str) -> str | None:
     """IMAGE, COMPRESSED or VIDEO by the type of a message such as `sensor_msgs/msg/Image` or
     `foxglove.CompressedImage`; None for other messages."""
     parts = kind.replace(".", "/").split("/")
+    # another maker's `Image` may be laid out in any way
     if parts[0] not in _MAKERS:
         return None
     last = "Image" if parts[-1] == "RawImage" else parts[-1]
@@ -62,12 +63,14 @@ def number_fields(message: Any, path: str = "") -> dict[str, list[str]]:
         if is_message(value):
             found |= number_fields(value, place)
         elif isinstance(value, list):
+            # numbers alone are an array already: what is left are messages, or texts
             for number, inner in enumerate(value):
                 if is_message(inner):
                     found |= number_fields(inner, f"{place}.{number}")
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
             if 0 < value.size <= _LARGEST:
                 found[place] = _names(field, value.size, joints)
+        # a switch is a number too: grippers are often opened by one
         elif isinstance(value, bool | int | float | np.number):
             found[place] = [_short(place)]
     return found
