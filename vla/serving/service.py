@@ -59,6 +59,7 @@ class Service:
         text = self.known_instructions[0] if self.known_instructions else "do task 0"
         self.action_horizon = self._warm_up(threads, text)
         period = 1 / actor.spec.control_hz
+        # a risk network that looks back misses the steps between, as a policy does
         shield = self.chunks.shield
         looks_back = actor.history > 1 or (shield is not None and shield.model.history > 1)
         self.every_step = looks_back or traits_of(actor).counts_steps
@@ -112,6 +113,7 @@ class Service:
     def note_sent(self, request: Request, answer: Answer) -> None:
         """The answer goes to the robots: it is recorded, if anything is. Never waits."""
         if self._recorder is not None:
+            # by what is held, before it is packed: that is what waits in memory
             inputs = answer.inputs
             size = inputs.state.nbytes + sum(image.nbytes for image in inputs.images.values())
             self._recorder.add(

@@ -85,15 +85,18 @@ class Session:
         """
         resets = self._resets(inputs.batch_size, reset, now)
         self._check_step(step, resets)
+        # the time between two episodes says nothing of the rate within one
         if not self.robots or all(resets):
             self._gaps.clear()
         elif self.last_seen is not None:
             self._note_gap(now - self.last_seen)
+        # lists of their own: what is wrong with a later row must leave the former ones as they were
         robots, episodes = [], []
         for row, starts in enumerate(resets):
             robot = EpisodeState() if starts else self.robots[row]
             episodes.append(next(self._numbers) if starts else self.episodes[row])
             instruction = inputs.instructions[row]
+            # control starts a new episode at another instruction, as training windows end there
             if not starts and robot.instruction != instruction:
                 robot = EpisodeState()
                 episodes[row] = next(self._numbers)

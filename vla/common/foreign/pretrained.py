@@ -17,6 +17,7 @@ from typing import Any
 
 from vla.common.errors import UserError
 from vla.common.foreign.json_files import JsonError, read_json
+from vla.common.foreign.plain_files import check_plain_file
 
 ANSWER_SECONDS = 10.0
 """How long the hub may take to answer at all. A download that has begun takes what it takes."""
@@ -141,6 +142,7 @@ def load_timm(name: str, *, weights: bool) -> Any:
         raise PretrainedError(f"timm has no weights of {name!r} on the Hugging Face hub")
     folder = fetch(repository, ("model.safetensors",), "its weights")
     with _as_one_error(name):
+        check_plain_file(folder / "model.safetensors")
         found = load_file(folder / "model.safetensors")
         # what is stored ends in a classifier, which the network here has not
         found = {key: value for key, value in found.items() if not key.startswith("classifier.")}

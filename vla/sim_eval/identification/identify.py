@@ -147,6 +147,7 @@ def identify(config: IdentifyConfig, *, progress: ProgressCallback | None = None
             found=search.named(world),
             recorded=_recorded(episode, search),
             distance=best.value,
+            # the middle of the box, for comparison: what is found has to be nearer
             middle=replay.distance(search.world(np.full(len(search.varies), 0.5))),
             drawn=replay.distance(None),
             sensitivity=search.sensitivity(best.point, best.value),
@@ -172,6 +173,7 @@ class _Search:
         self, replay: Replay, names: tuple[str, ...], low: np.ndarray, high: np.ndarray
     ) -> None:
         self._replay, self._names, self._low, self._high = replay, names, low, high
+        # a dimension that cannot move would make the covariance singular
         self.varies = np.flatnonzero(high > low)
 
     def world(self, point: np.ndarray) -> np.ndarray:
@@ -192,6 +194,7 @@ class _Search:
             for nudge in (-NUDGE, NUDGE):
                 moved = point.copy()
                 moved[place] += nudge
+                # the least growth: a number counts as found only if both ways matter;
                 # at an end of its range it can be moved one way
                 if 0.0 <= moved[place] <= 1.0:
                     growth.append(self._replay.distance(self.world(moved)) - value)
