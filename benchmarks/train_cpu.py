@@ -39,7 +39,7 @@ from vla.models.layers import transformer
 from vla.models.policy import Policy
 from vla.recipes.demo import DemoConfig
 from vla.sim_eval.envs.tabletop import TabletopConfig
-from vla.training.hardware.precision import has_amx
+from vla.training.hardware.precision import multiplies_bf16
 from vla.training.objective import Learner
 from vla.types import Batch
 
@@ -187,7 +187,7 @@ def main() -> None:
         ratio=by_side["float32"] / by_side["bf16"],
         unit="ms of a training step of behavioural cloning in bf16; theirs: in float32",
         table=table,
-        amx=has_amx(),
+        multiplies_bf16=multiplies_bf16(),
         peak_float32_gflops=round(peak / 1e9, 1),
         threads=arguments.threads,
         cases=cases,

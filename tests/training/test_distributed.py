@@ -28,7 +28,7 @@ def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None
         "policy": {"history": 4, "chunk": 2},
         "grad_accumulation": 2,
         "validate_every": 5,
-        "precision": "no",  # `auto` is bf16 on CPUs with AMX, whose sums differ by their order
+        "precision": "no",  # `auto` is bf16 on some CPUs, whose sums differ by their order
     }
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -217,7 +217,7 @@ def test_two_processes_with_replay_and_projection_give_the_curve_of_one(
         "data": {"path": str(data), "validation_fraction": 0.25, "replay": [{"path": str(other), "weight": 0.3}]},
         "optim": {"lr": 1e-2, "warmup_steps": 3, "project_gradients": True},
         "policy": {"history": 2, "chunk": 2},
-        "precision": "no",  # on CPUs with AMX `auto` is bf16, whose sums differ by their order
+        "precision": "no",  # on some CPUs `auto` is bf16, whose sums differ by their order
     }  # fmt: skip
     run = subprocess.run(
         [

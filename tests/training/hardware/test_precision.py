@@ -28,15 +28,15 @@ def policy_of(*, pictures: bool) -> Policy:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "amx", "expected"),
+    ("pictures", "bf16", "expected"),
     [
         (True, True, "bf16"),
         (True, False, "no"),
         (False, True, "no"),  # too small to gain
     ],
 )
-def test_auto_follows_the_machine_and_the_policy(pictures, amx, expected, monkeypatch):
-    monkeypatch.setattr(precision, "has_amx", lambda: amx)
+def test_auto_follows_the_machine_and_the_policy(pictures, bf16, expected, monkeypatch):
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: bf16)
     policy = policy_of(pictures=pictures)
     assert resolve_precision("auto", policy, CPU) == expected
     for asked in ("no", "bf16"):
@@ -45,9 +45,9 @@ def test_auto_follows_the_machine_and_the_policy(pictures, amx, expected, monkey
 
 def test_auto_keeps_what_was_recorded(monkeypatch):
     policy = policy_of(pictures=True)
-    monkeypatch.setattr(precision, "has_amx", lambda: True)
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: True)
     assert resolve_precision("auto", policy, CPU, recorded="no") == "no"
-    monkeypatch.setattr(precision, "has_amx", lambda: False)
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: False)
     assert resolve_precision("auto", policy, CPU, recorded="bf16") == "bf16"
 
 

@@ -245,7 +245,7 @@ class OnlineConfig(RootConfig):
     # null and not "no": runs from before there was the key must resume, and they lack it
     precision: Literal["no", "bf16"] | None = None
     """Of the forward pass of updates; weights, optimiser and what acts are float32. bf16 is faster
-    on GPUs that have it, and with pictures on CPUs with AMX. null: float32."""
+    on GPUs that have it, and with pictures on CPUs that multiply it. null: float32."""
     episode_balance: bool = False
     """Draw each episode equally often, whatever its length: for labels of an expert, since
     failures are long."""

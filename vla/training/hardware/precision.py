@@ -35,19 +35,21 @@ def resolve_precision(
         return "no"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    gains = device.type == "cpu" and has_amx() and _gains_on_cpus(policy)
+    gains = device.type == "cpu" and multiplies_bf16() and _gains_on_cpus(policy)
     return "bf16" if gains else "no"
 
 
-def has_amx() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in tiles (AMX)."""
-    # torch has no public name for it; without the private one we know of no such CPU
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions that multiply bfloat16 numbers (AMX or AVX512_BF16).
+
+    Others convert to float32 and back, which is slower than float32 from the start.
+    """
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 def _gains_on_cpus(policy: Policy) -> bool:
-    """Whether bfloat16 makes a training step of this policy faster on a CPU with AMX."""
+    """Whether bfloat16 makes a training step of this policy faster on such a CPU."""
     # matrices of small networks without pictures are too small: casting costs more than it saves
     if not policy.spec.cameras:
         return False
@@ -57,4 +59,4 @@ def _gains_on_cpus(policy: Policy) -> bool:
     return not any(type(module).__module__.startswith("transformers.") for module in modules)
 
 
-__all__ = ["Precision", "has_amx", "resolve_precision"]
+__all__ = ["Precision", "multiplies_bf16", "resolve_precision"]
