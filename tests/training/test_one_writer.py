@@ -1,6 +1,7 @@
 """A training that shares its folder with another, or loses its files, says so."""
 
 import json
+import shutil
 
 import pytest
 from training_toy import toy_config
@@ -8,6 +9,7 @@ from training_toy import toy_config
 from vla.common.errors import Notice
 from vla.common.folder_lock import FolderInUseError, alone
 from vla.training import train
+from vla.training.checkpoint import prune_checkpoints
 
 
 def test_a_second_training_in_the_same_folder_is_refused(data, tmp_path):
@@ -39,3 +41,27 @@ def test_what_an_interrupted_removal_left_goes_at_the_end(data, tmp_path):
     leftover.mkdir()
     train(config, resume=True)
     assert not leftover.exists()
+
+
+def test_a_kill_before_the_last_removal_leaves_no_more_checkpoints(data, tmp_path, monkeypatch):
+    config = toy_config(data, tmp_path / "run", steps=3, save_every=1, keep_last=1)
+    train(config)
+    checkpoints = tmp_path / "run/checkpoints"
+    undisturbed = {path.name for path in checkpoints.iterdir()}
+    shutil.rmtree(tmp_path / "run")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(root, *, keep_last):
+        if (root / "step-000003").exists():
+            raise Killed
+        prune_checkpoints(root, keep_last=keep_last)
+
+    monkeypatch.setattr("vla.training.state.prune_checkpoints", killed)
+    with pytest.raises(Killed):
+        train(config)
+    monkeypatch.undo()
+    assert len(list(checkpoints.iterdir())) > len(undisturbed)
+    train(config, resume=True)
+    assert {path.name for path in checkpoints.iterdir()} == undisturbed

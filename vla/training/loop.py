@@ -27,7 +27,7 @@ from vla.common.folder_lock import alone
 from vla.config import ConfigError, check_config
 from vla.data.errors import DataWarning
 from vla.models.policy import Policy, load_policy
-from vla.training.checkpoint import Checkpoint, remove_leftovers, scores_of
+from vla.training.checkpoint import Checkpoint, prune_checkpoints, scores_of
 from vla.training.config import TrainConfig
 from vla.training.distributed.companions import companions_watched
 from vla.training.finetuning.pcgrad import check_projection, task_names
@@ -270,8 +270,8 @@ def _train(
         write_record(out, record, sources.warnings())
     trained = state.finish(out / "policy" if main else None)
     if main:
-        # an earlier process may have ended while it removed old checkpoints
-        remove_leftovers(out / "checkpoints")
+        # an earlier process may have ended before it removed old checkpoints
+        prune_checkpoints(out / "checkpoints", keep_last=config.keep_last)
     if main and trained.robot_names:
         save_robots(trained, out / "policies")
     accelerator.wait_for_everyone()

@@ -26,7 +26,7 @@ from vla.recipes.online.progress import RoundProgress
 from vla.recipes.online.replay import Replay, further_rounds_mend
 from vla.recipes.online.rewarding import LearnedRewards
 from vla.recipes.online.run_folder import open_run
-from vla.training.checkpoint import Checkpoint, newest_checkpoint
+from vla.training.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints
 from vla.training.finetuning.transfer import fit_policy
 from vla.training.identity import method_card
 from vla.training.metrics import Mean, MetricsLog
@@ -415,7 +415,10 @@ class _Run:
         assert self.state is not None
         if self.reward is not None:
             self.reward.save()
-        return self.state.finish(self.out / "policy")
+        trained = self.state.finish(self.out / "policy")
+        # an earlier process may have ended before it removed old checkpoints
+        prune_checkpoints(self.out / "checkpoints", keep_last=self.config.keep_last)
+        return trained
 
     def _is_over(self) -> bool:
         minutes, env_steps = self.config.max_minutes, self.config.max_env_steps

@@ -28,8 +28,8 @@ from vla.models.layers.vision_language_parts.answers import judge_answers
 from vla.models.layers.vision_language_parts.composed_base import SOURCES_FILE, save_base
 from vla.training.alignment.accuracy import answer_accuracy
 from vla.training.alignment.config import AlignConfig
-from vla.training.alignment.saved import CHECKPOINTS, restore_step, save_step
-from vla.training.checkpoint import Checkpoint
+from vla.training.alignment.saved import CHECKPOINTS, KEPT, restore_step, save_step
+from vla.training.checkpoint import Checkpoint, prune_checkpoints
 from vla.training.metrics import Mean, MetricsLog
 from vla.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from vla.training.patterns import matching
@@ -110,6 +110,8 @@ def align(config: AlignConfig, *, resume: bool = False, restart: bool = False) -
             after = run.judged(held_out, step=config.steps)
         trunk.eval()
         replace_folder(out / BASE_FOLDER, lambda folder: _save(config, trunk, folder))
+        # an earlier process may have ended before it removed old checkpoints
+        prune_checkpoints(out / CHECKPOINTS, keep_last=KEPT)
     return Aligned(out / BASE_FOLDER, before, after)
 
 

@@ -15,6 +15,8 @@ from vla.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoi
 from vla.training.optimizer import load_optimizer_tensors, optimizer_tensors
 
 CHECKPOINTS = "checkpoints"
+KEPT = 1
+"""Checkpoints: an alignment only goes on, and none of its steps is chosen later."""
 _LEARNED, _OPTIMIZER = "learned/", "optimizer/"
 
 
@@ -38,7 +40,7 @@ def save_step(
     tensors |= {_OPTIMIZER + name: value for name, value in moments.items()}
     # the base itself is where the config says, and does not change
     save_checkpoint(out / CHECKPOINTS, step, lambda folder: None, tensors, state)
-    prune_checkpoints(out / CHECKPOINTS, keep_last=1)
+    prune_checkpoints(out / CHECKPOINTS, keep_last=KEPT)
 
 
 @torch.no_grad()
@@ -66,4 +68,4 @@ def _learned(trunk: VisionLanguageModel) -> dict[str, Tensor]:
     return {name: value for name, value in trunk.named_parameters() if value.requires_grad}
 
 
-__all__ = ["CHECKPOINTS", "restore_step", "save_step"]
+__all__ = ["CHECKPOINTS", "KEPT", "restore_step", "save_step"]

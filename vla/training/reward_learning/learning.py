@@ -26,7 +26,7 @@ from vla.models.rewards.base import Examples, RewardError, RewardModel
 from vla.models.rewards.labelled import LabelledSteps
 from vla.models.rewards.scoring import check_same_robot, score_steps, steps_of, windows_of
 from vla.models.rewards.storage import REWARD_FOLDER, save_reward
-from vla.training.checkpoint import Checkpoint, remove_leftovers, scores_of
+from vla.training.checkpoint import Checkpoint, prune_checkpoints, scores_of
 from vla.training.hardware.allocator import keep_freed_memory
 from vla.training.hardware.precision import resolve_precision
 from vla.training.metrics import MetricsLog
@@ -180,7 +180,8 @@ class _Run:
             "held out": measures,
         }
         replace_folder(self.out / REWARD_FOLDER, lambda folder: save_reward(model, folder))
-        remove_leftovers(self.out / "checkpoints")
+        # an earlier process may have ended before it removed old checkpoints
+        prune_checkpoints(self.out / "checkpoints", keep_last=self.config.keep_last)
         return RewardResult(model, self.out, step, measures)
 
     @property
