@@ -213,7 +213,7 @@ def _without_times(value: Any) -> Any:
         key: _without_times(item)
         for key, item in value.items()
         # sums and sizes of files that hold times follow them
-        if not key.startswith(_TIMES) and not key.endswith(("_us", "_seconds"))
+        if not key.startswith(_TIMES) and not key.endswith(("_us", "_seconds", "_s"))
     }
 
 

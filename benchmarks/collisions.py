@@ -90,8 +90,13 @@ class Collision:
         said = self._said("second")
         if status != 2 or REFUSED not in said or "Traceback" in said:
             return f"{second} behind {first}: status {status} after {waited:.1f} s: {said[-300:]}"
-        if ended != 0 or contents(self.out) != expected:
-            return f"{first} before {second}: status {ended}, or other files: {self._said('first')}"
+        said = self._said("first")
+        if ended != 0:
+            return f"{first} before {second}: status {ended}: {said}"
+        other = contents(self.out).items() ^ expected.items()
+        if other:
+            names = ", ".join(sorted({name for name, _ in other}))
+            return f"{first} before {second}: {names} differ: {said}"
         return None
 
     def _begin(self, command: str) -> int:
@@ -116,6 +121,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of pairs and moments")
+    parser.add_argument("--first", nargs="+", default=FIRST, choices=FIRST, help="commands")
     arguments = parser.parse_args()
     from _common import publish
     from rich.table import Table
@@ -133,7 +139,7 @@ def main() -> None:
         prepare(source, commands)
         collision = Collision(commands, source, scratch)
         while counts.total() < arguments.pairs:
-            first = str(rng.choice(FIRST))
+            first = str(rng.choice(arguments.first))
             others = [name for name in FIRST if name != "eval"]
             second = "eval" if first == "eval" else str(rng.choice(others))
             found = collision.pair(first, second, rng.uniform(0, 0.9))
