@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 BENCH ?= control_step render
 TESTERS ?= 2
 
-.PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu bench-serve bench-openpi interop interop-312 lock lock-libero libero clean
+.PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu bench-serve bench-openpi interop interop-312 lock lock-libero audit libero clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -161,6 +161,14 @@ lock:  ## resolve requirements.lock again, keeping its pins where they still fit
 
 lock-libero: $(READY)  ## resolve requirements-libero.lock again: what vla[libero] adds to requirements.lock (needs uv)
 	$(BIN)/python -m scripts.libero_lock
+
+AUDIT := .venv-audit
+
+# asks PyPI itself: a mirror of it knows no vulnerabilities
+audit:  ## known vulnerabilities of what requirements.lock pins, by pip-audit in an environment of its own
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+	  $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
 libero: $(READY)  ## add LIBERO with its meshes (1.2 GB on disk) to the virtual environment
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-libero.lock
