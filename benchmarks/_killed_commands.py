@@ -128,17 +128,15 @@ class Evaluation(KilledCommand):
     name, command, unit, total = "vla eval", "eval", "episodes", EPISODES
 
     def kept(self) -> int:
+        from vla.sim_eval.comparison.installing import JOURNAL, UNFINISHED
         from vla.sim_eval.comparison.results import Results
-        from vla.sim_eval.journal import JOURNAL, kept_episodes
+        from vla.sim_eval.journal import kept_episodes
 
-        journal = self.out / ".unfinished" / JOURNAL
+        journal = self.out / UNFINISHED / JOURNAL
         if journal.exists():
             return kept_episodes(journal)
         there = (self.out / "results.json").exists() or (self.out / ".finished").exists()
-        if there:
-            return len(Results.load(self.out).episodes)
-        # between the last line of the journal and the rename, everything waits in this folder
-        return self.total if (self.out / ".unfinished" / "results.json").exists() else 0
+        return len(Results.load(self.out).episodes) if there else 0
 
 
 COMMANDS: dict[str, type[KilledCommand]] = {

@@ -153,6 +153,19 @@ def test_the_earlier_results_stay_until_the_new_ones_are_complete(whole: Path, t
     assert Results.load(tmp_path).config["seed"] == 1
 
 
+def test_what_dies_before_the_last_rename_has_lost_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(installing, "move_folder", Stopping(None, 1))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Drifting(), config(tmp_path), progress=False)
+    monkeypatch.undo()
+    resumed = Drifting(stops_at=1)
+    evaluate(resumed, config(tmp_path), progress=False, resume=True)
+    assert resumed.calls == 0
+    assert content(tmp_path) == content(whole)
+
+
 class Stopping:
     """A function that stops the process at a call."""
 

@@ -19,11 +19,17 @@ from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.control.batched_inference import BatchedPolicy
 from vla.sim_eval.comparison.failures import representatives
-from vla.sim_eval.comparison.installing import UNFINISHED, VIDEOS, finish_installing, install
+from vla.sim_eval.comparison.installing import (
+    JOURNAL,
+    UNFINISHED,
+    VIDEOS,
+    finish_installing,
+    install,
+)
 from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.evaluation_config import EvalConfig
 from vla.sim_eval.identity import decisive, identity_of, policy_identity, versions_of
-from vla.sim_eval.journal import JOURNAL, Journal, JournalError, kept_episodes
+from vla.sim_eval.journal import Journal, JournalError, kept_episodes
 from vla.sim_eval.policy_names import (
     BASELINES,
     CONFIG_FILE,
@@ -127,7 +133,6 @@ def evaluate(
             identity=identity_of(decided),
         )
         write_report(written / "report.html", [results])
-        journal.path.unlink()
         install(written, out)
     return replace(results, folder=out)
 

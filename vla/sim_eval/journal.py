@@ -13,8 +13,6 @@ from typing import Any
 from vla.common.errors import UserError
 from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
-JOURNAL = "episodes.jsonl"
-
 
 class JournalError(UserError):
     """A journal is of another evaluation, or is no journal; the message says what differs."""

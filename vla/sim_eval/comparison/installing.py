@@ -18,6 +18,8 @@ UNFINISHED = ".unfinished"
 """Folder of an evaluation that is being played."""
 FINISHED = ".finished"
 """Folder of an evaluation whose files are not all in their places yet."""
+JOURNAL = "episodes.jsonl"
+"""In both: the episodes as they finished (`vla.sim_eval.journal`). It is no part of results."""
 VIDEOS = "videos"
 _LAST = "results.json"
 
@@ -39,7 +41,10 @@ def finish_installing(folder: Path) -> None:
     finished = folder / FINISHED
     if not finished.is_dir():
         return
-    new = [file.relative_to(finished) for file in finished.rglob("*") if file.is_file()]
+    files = [file.relative_to(finished) for file in finished.rglob("*") if file.is_file()]
+    # It is removed with the folder, and no sooner: without it what was played would be lost to a
+    # process that dies before the folder is renamed.
+    new = [name for name in files if name != Path(JOURNAL)]
     for film in _films(folder, finished):
         # of earlier results: a film of that name would be taken for one of the new
         if film not in new:
