@@ -30,8 +30,8 @@ def demo(
         Path | None, path_option("Where everything is written [default: runs/demo].")
     ] = None,
 ) -> None:
-    """The whole story on the CPU: experts make demonstrations, RT-1 learns them, unseen seeds
-    measure it."""
+    """The whole story on the CPU: demonstrations with detours, RT-1 cloned from them, offline RL
+    and its controls, and the same unseen starts for all."""
     with clear_errors():
         from vla.config import load_config
         from vla.recipes.demo import DemoConfig
