@@ -95,6 +95,7 @@ SECTIONS = {
         "Loading against lerobot": "loader_peer",
         "Training on streamed frames": "streaming",
         "Frames at the size that the policy sees": "picture_size",
+        "A training step in bfloat16": "train_cpu",
         "Busy machines": "busy_machine",
         "Chunks of a vision-language model": "vlm_decoding",
         "Rendering": "render",
@@ -121,7 +122,7 @@ HEAD = """\
 <!-- written by `make results` from benchmarks/results/; edit scripts/results/ -->
 
 Every number of this project that was measured, with the command that measures it again. All on two
-cores of an Intel Xeon without a GPU. Intervals of success rates are Wilson's, 95 %. They cover the
+cores without a GPU, most of them of an Intel Xeon; each file names its processor. Intervals of success rates are Wilson's, 95 %. They cover the
 choice of starts, not the randomness of training, and most rows are of one training. Paired tests are
 exact McNemar tests on the same starts. Tables that list trainings are over both: trainings and starts.
 

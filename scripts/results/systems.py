@@ -230,6 +230,29 @@ def busy_machine() -> str:
     return "\n\n".join([text, table(columns, rows), source(file, "busy_machine")])
 
 
+def train_cpu() -> str:
+    file = read("train_cpu")
+    rows = [
+        (
+            case["objective"].upper(),
+            case["side"],
+            f"{case['ms']:.0f}",
+            f"{case['ratio']:.2f}x",
+            f"{case['peak_share']:.0%}",
+        )
+        for case in file["cases"]
+    ]
+    text = (
+        f"A training step of the demo's RT-1 (64 windows, {file['threads']} threads of "
+        f"{file['machine']['cpu']}), all sides in turns, medians. The peak is that of a large "
+        f"float32 product in the same process, {file['peak_float32_gflops']:.0f} GFLOP/s. `bf16` "
+        "keeps attention in float32, as `precision: bf16` does; `auto` chooses it on CPUs that "
+        "multiply bfloat16 numbers."
+    )
+    head = ["objective", "side", "ms", "times float32", "share of the float32 peak"]
+    return "\n\n".join([text, table(head, rows), source(file, "train_cpu")])
+
+
 def vlm_decoding() -> str:
     file = read("vlm_decoding")
     ours, theirs = file["ours_seconds"], file["theirs_seconds"]
@@ -405,6 +428,7 @@ BLOCKS = {
     "streaming": streaming,
     "picture_size": picture_size,
     "busy_machine": busy_machine,
+    "train_cpu": train_cpu,
     "vlm_decoding": vlm_decoding,
     "render": render,
     "doctor": doctor,
