@@ -296,7 +296,8 @@ def _said(error: BaseException) -> str:
     return line(str(error) or type(error).__name__)
 
 
-def _is_address(url: object) -> bool:
+def is_address(url: object) -> bool:
+    """Whether it is `ws://HOST:PORT` or `wss://HOST:PORT`."""
     if not isinstance(url, str) or not url.isprintable() or " " in url:
         return False
     try:
@@ -313,7 +314,7 @@ def _wrong_url(url: str) -> ClientError:
 
 def _tls_context(url: str, ca_file: str | None) -> ssl.SSLContext | None:
     """How a `wss://` server is known; None for `ws://`. Raises `ClientError` for others."""
-    if not _is_address(url):
+    if not is_address(url):
         raise _wrong_url(url)
     if url.startswith("ws://"):
         if ca_file is not None:

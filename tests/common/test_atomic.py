@@ -60,3 +60,14 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
     replace_folder(tmp_path / "out", lambda folder: (folder / "whole").write_text("") and None)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["whole"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_cannot_be_replaced_is_told_before_the_work(tmp_path: Path) -> None:
+    atomic.check_replaceable(tmp_path / "new" / "out")
+    (tmp_path / "out").mkdir()
+    atomic.check_replaceable(tmp_path / "out")
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OSError, match="file"):
+            atomic.check_replaceable(path)
+    assert (tmp_path / "file").read_text() == "mine"

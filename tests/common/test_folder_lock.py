@@ -8,11 +8,12 @@ import os
 import pytest
 
 from vla.common import folder_lock
-from vla.common.atomic import atomic_path, write_text
+from vla.common.atomic import atomic_path, replace_folder, write_text
 from vla.common.folder_lock import (
     FolderInUseError,
     UnguardedFolderWarning,
     alone,
+    alone_on_folder,
     refuse_if_in_use,
 )
 
@@ -82,3 +83,34 @@ def test_what_a_killed_writer_left_hinders_nobody(tmp_path):
     (tmp_path / "a.txt.tmp").write_text("half")
     write_text(tmp_path / "a.txt", "whole")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_is_replaced_by_one_at_a_time(tmp_path):
+    folder = tmp_path / "out"
+
+    def write(temporary):
+        (temporary / "a").write_text("first")
+        with pytest.raises(FolderInUseError, match=r"out: another process writes to it"):
+            replace_folder(folder, lambda other: None)
+        # what the first has written so far is still there
+        assert (temporary / "a").read_text() == "first"
+
+    replace_folder(folder, write)
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    replace_folder(folder, lambda temporary: (temporary / "b").write_text("second"))
+    assert [file.name for file in folder.iterdir()] == ["b"]
+
+
+def test_a_folder_that_went_into_its_place_meanwhile_is_not_written_to(tmp_path, monkeypatch):
+    """Between the opening of a temporary folder and the lock the other process may finish."""
+    temporary, folder = tmp_path / ".tmp-out", tmp_path / "out"
+    lock = folder_lock.fcntl.flock
+
+    def finished_first(handle, kind):
+        temporary.rename(folder)
+        lock(handle, kind)
+
+    monkeypatch.setattr(folder_lock.fcntl, "flock", finished_first)
+    with pytest.raises(FolderInUseError, match="out: another"), alone_on_folder(temporary, folder):
+        (folder / "a").write_text("")
+    assert list(folder.iterdir()) == []

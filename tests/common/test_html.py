@@ -86,5 +86,24 @@ def test_every_page_has_a_policy_and_one_script(name: str) -> None:
     assert not re.search(r"\son\w+=|javascript:", source)
 
 
-def test_half_letters_are_written_all_the_same() -> None:
-    assert encoded("a\ud800b") == b"a?b"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\ud800b", b"a\\ud800b"),  # half a letter
+        ("\x1b[2J\x9b1m", b"\\x1b[2J\\x9b1m"),
+        ("gnp\u202e.exe", b"gnp\\u202e.exe"),
+        ("a\n\tb", b"a\n\tb"),
+    ],
+)
+def test_what_cannot_be_seen_is_written_as_what_it_is(text: str, shown: bytes) -> None:
+    assert encoded(text) == shown
+
+
+@pytest.mark.parametrize("ending", ["js", "css", "j2"])
+def test_own_files_hold_nothing_that_is_written_otherwise(ending: str) -> None:
+    """The hash of a script in a page's policy is that of the file."""
+    files = list(ROOT.rglob(f"*.{ending}"))
+    assert files
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert encoded(text) == text.encode()

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from vla.cli.shared import clear_errors
-from vla.common.machine_faults import machine_fault
+from vla.common.machine_faults import machine_fault, refusal
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,19 @@ threading.Thread(target=print).start()
     assert found.returncode == 2
     assert found.stderr.startswith("error: not enough memory")
     assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EEXIST, "choose another name"),
+        (errno.ENOTDIR, "a part of the path is a file"),
+        (errno.EACCES, "ls -ld"),
+        (errno.ENOENT, "see that its folder exists"),
+        (errno.ELOOP, "leads back to itself"),
+    ],
+)
+def test_what_the_system_refuses_comes_with_what_helps(number, remedy):
+    text = refusal(OSError(number, os.strerror(number), "a/b"))
+    assert text.startswith("a/b: ")
+    assert remedy in text

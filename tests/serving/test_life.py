@@ -7,21 +7,25 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from served_robots import Robot, lone, observation, tiny_policy
+from served_robots import SPEC, Robot, lone, observation, tiny_policy
 from typer.testing import CliRunner
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+from websockets.sync.server import serve as serve_sockets
 
 from vla.cli import app
 from vla.common.errors import UserError
 from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.serving.ping import ping
+from vla_client.codec import pack
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,6 +130,9 @@ def test_ping_says_what_is_wrong(policy, serve) -> None:
     run = CliRunner().invoke
     for url, message in [
         ("http://x", "is no address; write ws://HOST:PORT"),
+        ("ws://[2J:80", "is no address; write ws://HOST:PORT"),
+        ("ws://a:99999", "is no address; write ws://HOST:PORT"),
+        ("ws://a\x1b:80", "is no address; write ws://HOST:PORT"),
         ("ws://127.0.0.1:9", "is `vla serve` running there?"),
         (server.url + "/nothing", "refused with HTTP 404"),
     ]:
@@ -144,6 +151,7 @@ def test_wrong_settings_are_one_line(folder) -> None:
         ("keys.a=frnt", "did you mean 'front'"),
         ("host=192.0.2.1", "no API key"),
         ("replan_every=2", "must see every one of them"),
+        ("threads=100000", "threads: input should be less than or equal to 1024"),
     ]:
         result = CliRunner().invoke(app, ["serve", str(folder), "port=0", "threads=1", setting])
         assert result.exit_code == 2, result.output
@@ -156,3 +164,41 @@ def test_an_address_that_is_taken(policy, serve) -> None:
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(UserError, match=f"cannot listen at 127.0.0.1:{port}.*choose another port"):
         serve(policy, port=port)
+
+
+SAID = {"server": "x", "spec": SPEC.to_dict(), "instructions": ["go"]}
+GOOD = {"actions": np.zeros((1, 3), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("greeting", "answer", "message"),
+    [
+        ([1], GOOD, "did not greet with metadata"),
+        (SAID | {"spec": {"cameras": 7}}, GOOD, r"127\.0\.0\.1.*: spec lacks action_high"),
+        (SAID, [1], r"answered without actions \(K, 3\)"),
+        (SAID, {}, "answered without actions"),
+        (SAID, {"actions": 7}, "answered without actions"),
+        (SAID, {"actions": np.zeros((1, 2), np.float32)}, "answered without actions"),
+        (SAID, {"actions": np.zeros((0, 3), np.float32)}, "answered without actions"),
+        # what only shows is left out
+        ({"spec": [1], "server": [], "action_horizon": {"a": 1}}, GOOD, ""),
+        (SAID | {"instructions": 7, "spec": SPEC.to_dict()}, GOOD, ""),
+        (SAID, GOOD | {"server_timing": [1]}, ""),
+        (SAID, GOOD | {"server_timing": {"infer_ms": "a", "sent_unix_s": None}}, ""),
+    ],
+)
+def test_ping_of_a_server_that_lies(greeting: Any, answer: Any, message: str) -> None:
+    def talk(socket: Any) -> None:
+        socket.send(pack(greeting))
+        for _ in socket:
+            socket.send(pack(answer))
+
+    with serve_sockets(talk, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        result = CliRunner().invoke(app, ["ping", url, "--count", "2"])
+        server.shutdown()
+        thread.join()
+    assert result.exit_code == (2 if message else 0), result.output
+    assert re.search(message, result.stderr.replace("\n", " "))

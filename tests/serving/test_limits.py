@@ -172,6 +172,19 @@ def with_dtype(dtype: str, data: bytes, shape: list[int]) -> bytes:
     return msgpack.packb({"prompt": "x", "observation/front": array})
 
 
+def robots(count: int) -> dict[str, Any]:
+    """The observation of several robots, with tiny pictures."""
+    found = {}
+    for key, value in observation(0).items():
+        if not isinstance(value, np.ndarray):
+            found[key] = value
+        else:
+            found[key] = np.zeros(
+                (count, *(value.shape if value.ndim == 1 else (1, 1, 3))), value.dtype
+            )
+    return found
+
+
 BROKEN = [
     b"",
     b"\xc1",
@@ -199,6 +212,12 @@ BROKEN = [
     pack({**observation(0), "vla/prefxi": np.zeros((2, 3), np.float32)}),
     pack({**observation(0), "vla/session": "x" * 101}),
     pack({**observation(0), "prompt": "x" * 5000}),
+    pack({**observation(0), "vla/max_age_ms": float("nan")}),
+    pack({**observation(0), "vla/max_age_ms": float("inf")}),
+    pack({**observation(0), "vla/sent_ns": np.zeros(1000)}),
+    pack({**observation(0), "vla/st\x1b[2Jep": 1}),
+    pack(robots(0)),
+    pack(robots(1000)),
 ]
 
 
@@ -212,6 +231,9 @@ def test_broken_messages_get_one_line_and_the_connection_goes_on(lazy_server, nu
         assert answer
         assert "\n" not in answer
         assert "Traceback" not in answer
+        # of its own, not by a fault of the server, and fit for a terminal
+        assert "the server failed" not in answer
+        assert answer.isprintable()
         assert "/" not in answer.replace("vla/", "").replace("observation/", "").replace(
             "images/", ""
         )

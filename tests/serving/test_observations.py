@@ -166,3 +166,12 @@ def test_a_default_prompt_and_no_state() -> None:
     assert found.instructions == [""]
     assert found.state.shape == (1, 0)
     assert reader.read({"observation/top": np.stack([picture(1)] * 4)}).state.shape == (4, 0)
+
+
+@pytest.mark.parametrize("count", [0, 257, 100_000])
+def test_robots_that_are_none_or_too_many(count: int) -> None:
+    """A hundred thousand states are a megabyte, and every other robot would wait for them."""
+    reader = ObservationReader(spec([]))
+    assert reader.read({"state": np.zeros((256, 2)), "prompt": "x"}).batch_size == 256
+    with pytest.raises(UserError, match=f"is of {count} robots, expected 1 to 256"):
+        reader.read({"state": np.zeros((count, 2)), "prompt": "x"})

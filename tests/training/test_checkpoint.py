@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,3 +159,55 @@ def test_a_changed_bit_of_the_training_state_is_found(tmp_path: Path) -> None:
     # as former versions wrote it
     state = {key: value for key, value in checkpoint.state.items() if "sha256" not in key}
     assert replace(checkpoint, state=state).tensors()["optimizer/m"].shape == (10,)
+
+
+def _edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
+    def edit(text: str) -> str:
+        values = json.loads(text)
+        # as former versions wrote it: what follows is found by what the file holds
+        values.pop("checksum")
+        change(values)
+        return json.dumps(values)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace('"validation/loss": 0.5', '"validation/loss": 0.4'),
+        _edited(lambda v: v.update(step=10**30)),
+        _edited(lambda v: v.update(step=-1)),
+        _edited(lambda v: v.update(step=math.inf)),
+        _edited(lambda v: v.update(step=True)),
+        _edited(lambda v: v.update(scores=[["validation/loss", 1.0]])),
+        _edited(lambda v: v.update(scores={"validation/loss": "0.1"})),
+        _edited(lambda v: v.update(files={"weights": None})),
+        _edited(lambda v: v.update(mean=-1)),
+        _edited(lambda v: v.update(mean={"sums": {}, "count": None})),
+        lambda text: "[1]",
+    ],
+)
+def test_a_state_of_other_values_is_ignored_and_named(
+    tmp_path: Path, damage: Callable[[str], str]
+) -> None:
+    _save(tmp_path, 1, 0.5)
+    _save(tmp_path, 2, 0.5)
+    path = tmp_path / "step-000002" / "training_state.json"
+    damaged = damage(path.read_text())
+    assert damaged != path.read_text()
+    path.write_text(damaged)
+    with pytest.warns(Notice, match="training_state.json is damaged"):
+        newest = newest_checkpoint(tmp_path, warn=True)
+    assert newest is not None
+    assert newest.step == 1
+    prune_checkpoints(tmp_path, keep_last=1)
+
+
+def test_a_state_without_a_checksum_is_read(tmp_path: Path) -> None:
+    _save(tmp_path, 1, 0.5)
+    path = tmp_path / "step-000001" / "training_state.json"
+    path.write_text(_edited(lambda v: None)(path.read_text()))
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.state["scores"] == {"validation/loss": 0.5}

@@ -17,6 +17,7 @@ from vla.cli.shared import (
     remark_on_load,
 )
 from vla.common.errors import UserError
+from vla.common.foreign.plain_files import check_plain_file
 
 if TYPE_CHECKING:
     from vla.export.agreement import Agreement
@@ -177,8 +178,9 @@ def _show(found: Any) -> None:
 def _texts(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
     try:
+        check_plain_file(path)
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--instructions {path}: cannot be read ({error}); name a text file in UTF-8 with an "
             "instruction on each line"

@@ -106,7 +106,7 @@ def _print_report(report: PingReport) -> None:
     for key in ("action_horizon", "history", "control_hz", "every_step", "features"):
         if key in said:
             console.print(f"  {key}: {escape(str(said[key]))}")
-    for camera, (height, width) in said.get("spec", {}).get("cameras", {}).items():
+    for camera, (height, width) in report.spec.cameras.items() if report.spec else ():
         console.print(f"  camera {escape(camera)}: {height}x{width}")
     latency = report.network
     console.print(f"network: p50 {latency.p50:.2f} ms, p99 {latency.p99:.2f} ms of {latency.count}")

@@ -4,6 +4,7 @@ dies."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vla.common.folder_lock import alone_on_file
+from vla.common.folder_lock import alone_on_file, alone_on_folder
 from vla.common.machine_faults import naming
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -112,15 +113,40 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """`folder` gets what `write` puts into a temporary folder, durably and in one rename.
 
     On an exception `folder` is as before and the temporary folder is removed.
+
+    Raises FolderInUseError if another process is writing `folder` in this way.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f"{TEMPORARY_FOLDER}{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-    try:
-        with naming(folder):
-            temporary.mkdir()
-            write(temporary)
-            move_folder(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    # two that write under one temporary name would delete what the other has written so far
+    with alone_on_folder(temporary, folder):
+        try:
+            with naming(folder):
+                _empty(temporary)  # of a process that was killed
+                write(temporary)
+                move_folder(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises OSError if `replace_folder` could not put a folder there: a file is in its place, or
+    what it lies in cannot be written to. Makes what it lies in.
+
+    For work that takes long and writes at its end.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder.parent))
+
+
+def _empty(folder: Path) -> None:
+    # not the folder itself, which is what is locked
+    for inner in folder.iterdir():
+        if inner.is_dir() and not inner.is_symlink():
+            shutil.rmtree(inner)
+        else:
+            inner.unlink()

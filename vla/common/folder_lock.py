@@ -88,6 +88,27 @@ def alone_on_file(written: Path, path: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def alone_on_folder(written: Path, path: Path) -> Iterator[None]:
+    """Holds the folder `written`, which is made if it is missing and becomes `path`, for the block.
+
+    Raises FolderInUseError, which names `path`, if another process holds it.
+    """
+    written.mkdir(exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(written, os.O_RDONLY)
+    try:
+        _lock(handle, path)
+        # whoever held it may have put it into its place meanwhile: that is not to be written to
+        if not written.exists() or not os.path.samestat(os.fstat(handle), written.stat()):
+            raise _in_use(path)
+        yield
+    finally:
+        os.close(handle)
+
+
 def refuse_if_in_use(folder: Path) -> None:
     """Raises FolderInUseError if another process writes to `folder`.
 
@@ -104,9 +125,7 @@ def _lock(handle: int, name: Path) -> None:
         # flock, not lockf: POSIX locks are released as soon as any handle of the file is closed
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise FolderInUseError(
-            f"{name}: another process writes to it; wait for its end, or choose another name"
-        ) from error
+        raise _in_use(name) from error
     except OSError as error:
         # Two writers are seldom, file systems without locks are not: the work goes on unguarded.
         if error.errno not in _NO_LOCKS:
@@ -117,3 +136,9 @@ def _lock(handle: int, name: Path) -> None:
             UnguardedFolderWarning,
             stacklevel=2,
         )
+
+
+def _in_use(name: Path) -> FolderInUseError:
+    return FolderInUseError(
+        f"{name}: another process writes to it; wait for its end, or choose another name"
+    )

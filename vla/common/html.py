@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vla.common import number_text
+from vla.common.terminal.visible_console import visible
 
 
 @functools.cache
@@ -54,8 +55,9 @@ def asset(path: str) -> Markup:
 
 
 def encoded(html: str) -> bytes:
-    """As it is written. Texts of others may hold half characters, which UTF-8 lacks."""
-    return html.encode(errors="replace")
+    """As it is written: control characters in texts of others, and what turns the direction of
+    writing, are shown as on a terminal. Half characters, which UTF-8 lacks, are among them."""
+    return visible(html).encode(errors="replace")
 
 
 def content_policy(script: str, *, media: str = "data: blob:") -> str:

@@ -33,9 +33,20 @@ _OF_NUMBER = {
     ),
 }
 """errno -> what it means, and what helps."""
+_REMEDIES = {
+    errno.EEXIST: "something else lies there: choose another name, or move it away",
+    errno.ENOTDIR: "a part of the path is a file: choose another path",
+    errno.EISDIR: "name a file in it, or choose another path",
+    errno.ENOENT: "see that its folder exists and is spelled so",
+    errno.EACCES: "see `ls -ld` for whom it belongs to, or choose another path",
+    errno.EPERM: "see `ls -ld` for whom it belongs to, or choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link there leads back to itself: remove it",
+}
+"""errno -> what helps where the system says no."""
 _KEPT = (
-    "what was complete is kept; mend it and repeat the command (train, collect and eval go on with "
-    "--resume), or choose a folder on another disk"
+    "what was complete is kept; mend it and repeat the command (train, online, reward, align, "
+    "collect and eval go on with --resume), or choose a folder on another disk"
 )
 _GPU_MEMORY = (
     "the GPU has too little memory: lower `batch_size` (with `grad_accumulation` the result stays "
@@ -123,7 +134,10 @@ def refusal(error: Exception) -> str | None:
     if fault_number(error) is None:
         return None
     words = getattr(error, "strerror", None)
-    return str(error) if words is None else _place_of(error) + str(words).lower()
+    if words is None:
+        return str(error)
+    remedy = _REMEDIES.get(fault_number(error) or 0)
+    return _place_of(error) + str(words).lower() + (f"; {remedy}" if remedy else "")
 
 
 def _place_of(error: Exception) -> str:

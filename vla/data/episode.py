@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vla.common.foreign.json_files import JsonError, parse_json
 from vla.common.renamed import former_attributes
 from vla.data.errors import DataError
 from vla.data.extras import check_extras
@@ -22,6 +23,23 @@ Scalar = int | float | str | bool
 _ROUNDING = 1e-6
 """What an action may lie beyond a limit, as a share of limits larger than 1: float32 rounds."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def read_info(text: object) -> dict[str, Scalar]:
+    """What is noted of an episode, of its column `info`. Raises DataError if it is no JSON object.
+
+    Text that is damaged must not be taken for an episode of which nothing is known.
+    """
+    place = "the episodes table: info"
+    try:
+        found = parse_json(str(text), place)
+    except JsonError as error:
+        raise DataError(f"{error}; restore meta/episodes") from error
+    if not isinstance(found, dict):
+        raise DataError(
+            f"{place}: is {str(text)[:40]!r}, expected an object; restore meta/episodes"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import json
 import os
 import re
 import warnings
@@ -22,7 +21,7 @@ import pandas as pd
 from vla.common.foreign.texts import why_no_instruction
 from vla.common.registry import registered
 from vla.common.renamed import announce_renamed
-from vla.data.episode import Episode, check_finite, decode_image
+from vla.data.episode import Episode, check_finite, decode_image, read_info
 from vla.data.errors import DataError, DataWarning
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import check_plain, files_of, refuse_archive
@@ -430,7 +429,7 @@ class EpisodeDataset:
             success=columns.success[start:stop],
             terminated=bool(row["terminated"]),
             instruction=self.instructions[int(row["task_index"])],
-            info=json.loads(row["info"]),
+            info=read_info(row["info"]),
             instructions=self._changing_instructions(start, stop),
             extras={name: values[start:stop] for name, values in columns.extras.items()},
         )

@@ -5,20 +5,82 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.common.atomic import TEMPORARY_SUFFIX
+from vla.common.foreign.json_files import JsonError, read_json
+from vla.common.foreign.plain_files import why_not_plain
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.statistics import joined_stats
+from vla.data.storage.checksums import is_whole
 from vla.data.storage.video import VideoConfig
 from vla.data.storage.video_packets import OpenVideo, read_packets
 from vla.data.writer_state import WriterState, numbered, stored_stats, video_pattern
 from vla.types import Spec, SpecError
+
+DAMAGE = (
+    pa.ArrowException,
+    FileNotFoundError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+)
+"""What reading raises where a file holds something else than a writer has put there."""
+
+
+def taken_up(path: Path) -> Path:
+    """The path of a file that is read to be written again, with more in it.
+
+    Raises DataError if it is no file, or not the one that was written: with a new checksum its
+    damage could not be found any more.
+    """
+    problem = why_not_plain(path)
+    if not problem and path.is_dir():
+        problem = "is a folder, expected a file"
+    if not problem and path.exists() and is_whole(path) is False:
+        problem = "is damaged: its checksum is another"
+    if problem:
+        raise DataError(f"{path}: {problem}; restore it, or begin in another folder")
+    return path
+
+
+def check_empty(root: Path) -> None:
+    """Raises DataError if there are frames at `root`, which has no `meta/info.json`.
+
+    A writer puts that file there before the first episode; it has been lost since, and what would
+    be written now would take the place of what is left.
+    """
+    for pattern in (schema.DATA_PATH, schema.EPISODES_PATH):
+        path = numbered(root, pattern, 0)
+        if os.path.lexists(path):
+            raise DataError(
+                f"{root}: holds episodes ({path.relative_to(root)}), and {schema.INFO} is missing; "
+                "restore that file, or begin in another folder"
+            )
+
+
+def read_metadata(root: Path) -> dict[str, Any]:
+    """What `meta/vla_metadata.json` of the dataset at `root` holds. Raises DataError if it is
+    damaged."""
+    path = taken_up(root / schema.METADATA)
+    try:
+        values = read_json(path)
+    except JsonError as error:
+        raise DataError(f"{error}; restore the file, or begin in another folder") from error
+    if not isinstance(values, dict):
+        raise DataError(
+            f"{path}: holds no keys and values; restore the file, or begin in another folder"
+        )
+    return values
 
 
 def resumed_state(
@@ -29,10 +91,11 @@ def resumed_state(
     Files of episodes that were never committed are removed.
 
     Raises:
-        DataError: the dataset has another spec or stores its cameras in another way.
-        pyarrow.ArrowException, JSONDecodeError, KeyError, FileNotFoundError: it is damaged.
+        DataError: the dataset has another spec or stores its cameras in another way, or a file is
+            not the one that was written.
+        DAMAGE: a file is missing, or does not hold what a writer put there.
     """
-    info = json.loads((root / schema.INFO).read_text())
+    info = read_json(taken_up(root / schema.INFO))
     _check_same_spec(root, spec)
     base = schema.features(spec, video)
     _check_same_video(root, info["features"], base)
@@ -44,7 +107,7 @@ def resumed_state(
     for leftover in root.rglob("*" + TEMPORARY_SUFFIX):
         leftover.unlink()
     if state.episodes:
-        tasks = pq.read_table(root / schema.TASKS).column("task").to_pylist()
+        tasks = pq.read_table(taken_up(root / schema.TASKS)).column("task").to_pylist()
         state.instructions = tasks[: int(info["total_tasks"])]
         _read_tables(root, state, episodes_per_table)
         _read_data(root, state)
@@ -62,7 +125,7 @@ def _check_same_spec(root: Path, spec: Spec) -> None:
             "folder"
         )
     try:
-        stored = schema.load_spec(path)
+        stored = schema.load_spec(taken_up(path))
     except SpecError as error:
         raise DataError(f"{error}; restore the file or start a new folder") from error
     if stored != spec:
@@ -103,7 +166,8 @@ def _read_tables(root: Path, state: WriterState, episodes_per_table: int) -> Non
     """Rows of the newest file of the episodes table; statistics of all episodes."""
     last = (state.episodes - 1) // episodes_per_table
     for file in range(last + 1):
-        rows = pq.read_table(numbered(root, schema.EPISODES_PATH, file)).to_pylist()
+        path = taken_up(numbered(root, schema.EPISODES_PATH, file))
+        rows = pq.read_table(path).to_pylist()
         rows = [row for row in rows if row["episode_index"] < state.episodes]
         # From the rows, not from stats.json, which may count an episode that was lost.
         for row in rows:
@@ -118,7 +182,7 @@ def _read_data(root: Path, state: WriterState) -> None:
     chunk, file_in_chunk = newest["data/chunk_index"], newest["data/file_index"]
     state.data_file = chunk * schema.FILES_PER_CHUNK + file_in_chunk
     _remove_from(root, schema.DATA_PATH, state.data_file + 1)
-    file = pq.ParquetFile(numbered(root, schema.DATA_PATH, state.data_file))
+    file = pq.ParquetFile(taken_up(numbered(root, schema.DATA_PATH, state.data_file)))
     for group in range(file.num_row_groups):
         table = file.read_row_group(group)  # one episode
         if table.column("episode_index")[0].as_py() < state.episodes:
@@ -136,7 +200,8 @@ def _read_videos(root: Path, state: WriterState, control_hz: float) -> None:
         _remove_from(root, video_pattern(camera), number + 1)
         # rounded: the time was divided by the rate, and floats do not divide back exactly
         frames = round(newest[f"{key}/to_timestamp"] * control_hz)
-        packets = read_packets(numbered(root, video_pattern(camera), number), frames, control_hz)
+        path = taken_up(numbered(root, video_pattern(camera), number))
+        packets = read_packets(path, frames, control_hz)
         state.videos[camera] = OpenVideo(number, (packets,))
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,13 +38,14 @@ import numpy as np
 import pyarrow as pa
 
 from vla.common.atomic import write_json
+from vla.common.errors import UserError
 from vla.common.folder_lock import FolderInUseError, alone
 from vla.common.versions import installed_versions
 from vla.data import schema
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
 from vla.data.extras import check_same_columns, extra_features
-from vla.data.resuming import resumed_state
+from vla.data.resuming import DAMAGE, check_empty, read_metadata, resumed_state
 from vla.data.statistics import FeatureStats, image_stats, joined_stats, numeric_stats
 from vla.data.storage.checksums import write_checksummed_json
 from vla.data.storage.row_groups import write_row_groups
@@ -115,7 +117,9 @@ class DatasetWriter:
 
     def _open(self, metadata: dict[str, Any], *, resume: bool) -> None:
         """Takes up what is there, or begins."""
-        exists = (self.root / schema.INFO).exists()
+        exists = os.path.lexists(self.root / schema.INFO)
+        if not exists:
+            check_empty(self.root)
         if exists and not resume:
             raise DataError(
                 f"{self.root}: holds a dataset already; choose another folder, or continue it "
@@ -124,13 +128,15 @@ class DatasetWriter:
         if exists:
             try:
                 self._resume()
-            except (pa.ArrowException, json.JSONDecodeError, KeyError, FileNotFoundError) as error:
+            except DataError:
+                raise
+            except DAMAGE as error:
                 raise DataError(
                     f"{self.root}: is damaged and cannot be continued: {error}; restore the folder"
                 ) from error
         known = {}
         if (self.root / schema.METADATA).exists():
-            known = json.loads((self.root / schema.METADATA).read_text())
+            known = read_metadata(self.root)
         write_checksummed_json(
             self.root / schema.METADATA, known | {"versions": _versions()} | metadata
         )
@@ -209,7 +215,16 @@ class DatasetWriter:
         state.extras = extras
         for episode in episodes:
             self._join(state, episode)
-        self._write_tail(state)
+        try:
+            self._write_tail(state)
+        except UserError:
+            raise
+        except (pa.ArrowException, ValueError) as error:
+            # tables are written in one form; only those that were taken up can have another
+            raise DataError(
+                f"{self.root}: what is there is of another form than what is added "
+                f"({str(error).splitlines()[0]}); restore the folder, or begin in another"
+            ) from error
         if len(state.instructions) > len(self._state.instructions):
             write_row_groups(self.root / schema.TASKS, [schema.tasks_table(state.instructions)])
         # A resumed dataset takes its statistics from the episodes table, so they may run ahead.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vla.common.atomic import replace_folder, write_json
+from vla.common.atomic import check_replaceable, replace_folder, write_json
 from vla.common.errors import UserError
 from vla.models.policy import Policy
 
@@ -50,6 +50,7 @@ def export_lerobot(policy: Policy, out: str | Path) -> None:
     Raises UserError if the folder holds something else.
     """
     out = Path(out)
+    check_replaceable(out)
     if (
         out.exists()
         and any(out.iterdir())

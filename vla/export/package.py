@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 import vla
-from vla.common.atomic import replace_folder, write_json
+from vla.common.atomic import check_replaceable, replace_folder, write_json
 from vla.common.foreign.checksums import checksums_of_written
+from vla.common.machine_faults import naming
 from vla.export.agreement import Agreement, agreement_on_noise
 from vla.export.graph import ExportError, StepGraph
 from vla.export.onnx import OPSET, Precision, onnx_bytes, quantised
@@ -60,6 +61,7 @@ def export_onnx(
         LanguageError: the text encoder of further instructions cannot be loaded.
     """
     out = Path(out)
+    check_replaceable(out)
     if out.exists() and any(out.iterdir()) and not (out / EXPORT_FILE).is_file():
         raise ExportError(f"{out}: is there already, and no exported policy; name another folder")
     if policy.training or policy.device.type != "cpu":
@@ -91,7 +93,8 @@ def export_onnx(
 
 def _tried(policy: Policy, data: bytes, description: Description) -> Agreement:
     """How far the graph is from the policy, loaded as it will be."""
-    with tempfile.TemporaryDirectory() as trial:
+    # a full disk of temporary files is another one than that of the export
+    with tempfile.TemporaryDirectory() as trial, naming(Path(trial)):
         _write(Path(trial), policy, data, description)
         return agreement_on_noise(policy, load(trial))
 

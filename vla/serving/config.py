@@ -44,7 +44,7 @@ class ServeConfig(RootConfig):
     """Pages of browsers that may connect, such as `http://localhost:5173`; robots send none."""
     device: str = "auto"
     """Where the policy computes: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=1024)
     """Threads of the policy's arithmetic on a CPU; null: half of the cores, as in evaluations."""
     max_batch: int = Field(16, ge=1, le=1024)
     """Most robots of one call of the policy. 1: the actions are those of a lone robot to the bit,

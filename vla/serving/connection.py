@@ -12,6 +12,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from vla.common.errors import UserError
+from vla.common.terminal.visible_console import visible
 from vla.serving.conversation import Conversation
 from vla.serving.dispatch import ServerError
 from vla.serving.metrics import Metrics
@@ -193,7 +194,9 @@ def error_line(error: Exception, metrics: Metrics) -> str:
     if isinstance(error, UserError | WireError):
         kind = "server" if isinstance(error, ServerError) else "observation"
         metrics.add("vla_errors_total", kind=kind)
-        return "; ".join(line.strip() for line in str(error).splitlines())[:MAX_ERROR]
+        text = "; ".join(line.strip() for line in str(error).splitlines())
+        # names out of the message stand in it, and it is shown on a robot's terminal
+        return visible(text)[:MAX_ERROR]
     number = uuid.uuid4().hex[:8]
     log.error("internal error %s", number, exc_info=error)
     metrics.add("vla_errors_total", kind="server")

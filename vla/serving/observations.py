@@ -19,6 +19,9 @@ from vla.types import Spec
 
 MAX_PROMPT = 1000
 """Characters of an instruction."""
+MAX_ROBOTS = 256
+"""Of one observation. Numbers alone are small: a message of a megabyte could stand for a hundred
+thousand robots, and all others would wait for them."""
 STATE_KEYS = ("state", "observation/state", "observation.state")
 PROMPT_KEYS = ("prompt", "instruction")
 # openpi's stock robots: LIBERO (image, wrist_image), DROID (the others); ALOHA's keys are names of
@@ -122,7 +125,14 @@ class ObservationReader:
         sizes = {key: len(images[camera]) for camera, key in sources.items()}
         if self.spec.state_dim:
             sizes[state_key] = len(state)
-        B = _agree("the number of robots", sizes) or 1
+        B = _agree("the number of robots", sizes)
+        # a policy may need neither pictures nor a state
+        B = 1 if B is None else B
+        if not 1 <= B <= MAX_ROBOTS:
+            raise UserError(
+                f"the observation is of {B} robots, expected 1 to {MAX_ROBOTS}; send more of them "
+                "as further observations, each with a `vla/session` of its own"
+            )
         if not self.spec.state_dim:
             state = np.zeros((B, 0), np.float32)
         instructions = self._instructions(sent, B)

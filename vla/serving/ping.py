@@ -19,7 +19,8 @@ from websockets.sync.client import ClientConnection, connect
 from vla.common.errors import UserError
 from vla.data import EpisodeDataset
 from vla.types import Spec
-from vla_client.codec import WireError, pack, unpack
+from vla_client.client import is_address
+from vla_client.codec import Limits, WireError, pack, unpack
 
 TIMEOUT = 30.0
 """Seconds until an answer counts as missing."""
@@ -77,6 +78,7 @@ class PingReport:
     clock_offset_s: float | None = None
     differences: list[str] = field(default_factory=list)
     replay: Replay | None = None
+    spec: Spec | None = None
 
 
 def ping(
@@ -103,7 +105,7 @@ def ping(
         if not isinstance(metadata, dict):
             raise UserError(f"{url}: did not greet with metadata; is it a server of openpi's kind?")
         report = PingReport(url, metadata, _network(socket, count))
-        spec = _spec(metadata)
+        spec = report.spec = _spec(metadata, url)
         if spec is not None:
             _time_answers(socket, report, spec, count)
         if dataset is not None:
@@ -121,12 +123,14 @@ def ping(
 @contextlib.contextmanager
 def _client(url: str, api_key: str | None) -> Iterator[ClientConnection]:
     headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
+    if not is_address(url):
+        raise UserError(f"{url}: is no address; write ws://HOST:PORT or wss://HOST:PORT")
     try:
         with connect(
             url,
             additional_headers=headers,
             compression=None,
-            max_size=None,
+            max_size=Limits().max_bytes,
             open_timeout=TIMEOUT,
         ) as socket:
             yield socket
@@ -157,9 +161,32 @@ def _received(socket: ClientConnection, url: str) -> Any:
         raise UserError(f"{url}: answered with no message of openpi's protocol: {error}") from error
 
 
-def _spec(metadata: Mapping[str, Any]) -> Spec | None:
+def _answered(
+    socket: ClientConnection, url: str, spec: Spec
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Actions (K, A) and times, of a server that may be of another kind, or lie."""
+    answer = _received(socket, url)
+    actions = answer.get("actions") if isinstance(answer, dict) else None
+    is_array = isinstance(actions, np.ndarray) and actions.ndim == 2 and len(actions) > 0
+    if not is_array or actions.dtype.kind not in "fiu" or actions.shape[1] != spec.action_dim:
+        raise UserError(
+            f"{url}: answered without actions (K, {spec.action_dim}), which its spec promises; ask "
+            "whoever runs it"
+        )
+    timing = answer.get("server_timing")
+    times = {}
+    for name, value in timing.items() if isinstance(timing, dict) else ():
+        if isinstance(value, int | float) and np.isfinite(value):
+            times[name] = float(value)
+    return actions, times
+
+
+def _spec(metadata: Mapping[str, Any], url: str) -> Spec | None:
     values = metadata.get("spec")
-    return Spec.from_dict(values) if isinstance(values, dict) else None
+    try:
+        return Spec.from_dict(values) if isinstance(values, dict) else None
+    except UserError as error:
+        raise UserError(f"{url}: {error}; ask whoever runs it") from error
 
 
 def _network(socket: ClientConnection, count: int) -> Latency:
@@ -174,29 +201,31 @@ def _network(socket: ClientConnection, count: int) -> Latency:
 
 def _time_answers(socket: ClientConnection, report: PingReport, spec: Spec, count: int) -> None:
     """Times observations of no robot."""
-    instructions = report.metadata.get("instructions") or ["do task 0"]
+    known = report.metadata.get("instructions")
+    is_known = isinstance(known, list) and known and isinstance(known[0], str)
     seen: dict[str, Any] = {
         "images": {
             camera: np.zeros((h, w, 3), np.uint8) for camera, (h, w) in spec.cameras.items()
         },
         "state": np.zeros(spec.state_dim, np.float32),
-        "prompt": instructions[0],
+        "prompt": known[0] if is_known else "do task 0",
     }
     times, inside, offsets = [], [], []
     for _ in range(count):
         sent, start = time.time(), time.perf_counter()
         socket.send(pack(seen))
-        timing = _received(socket, report.url).get("server_timing", {})
+        _, timing = _answered(socket, report.url, spec)
         took = time.perf_counter() - start
         times.append(took)
-        inside.append(timing.get("infer_ms", float("nan")))
-        if "sent_unix_s" in timing:
+        if "infer_ms" in timing:
+            inside.append(timing["infer_ms"])
+        if {"sent_unix_s", "received_unix_s"} <= set(timing):
             # as NTP: both ways are taken to last equally long
             there = timing["received_unix_s"] - sent
             back = timing["sent_unix_s"] - (sent + took)
             offsets.append((there + back) / 2)
     report.answers = Latency.of(times)
-    report.infer_ms = float(np.median(inside))
+    report.infer_ms = float(np.median(inside)) if inside else None
     report.clock_offset_s = statistics.median(offsets) if offsets else None
 
 
@@ -216,7 +245,7 @@ def _replay(
                 "vla/reset": step == 0,
             }
             socket.send(pack(seen))
-            given = _received(socket, url)["actions"]
+            given, _ = _answered(socket, url, spec)
             differences.append(np.abs(given[0] - episode.actions[step]))
     mean = np.mean(differences, axis=0)
     span = np.asarray(spec.action_high) - np.asarray(spec.action_low)

@@ -367,8 +367,9 @@ def _opened(folder: Path, spec: Spec, horizon: int) -> DatasetWriter:
     served = {"horizon": horizon}
     if exists:
         metadata = folder / schema.METADATA
-        found = read_json(metadata).get(SERVED) if metadata.exists() else None
-        if found is None:
+        noted = read_json(metadata) if metadata.exists() else {}
+        found = noted.get(SERVED) if isinstance(noted, dict) else None
+        if not isinstance(found, dict):
             raise DataError(
                 f"record: {folder} holds a dataset that no server has recorded; name another folder"
             )

@@ -40,7 +40,7 @@ class EvalConfig(RootConfig):
     """Episodes of a task that advance in lockstep and share the policy's batches. Results are the
     same to the bit for the same value; a large policy on a GPU wants more."""
     # its default knows the machine alone: records must not depend on the number of workers
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=1024)
     """Threads of the policy's arithmetic on a CPU; null: half of the cores, whatever the number of
     workers."""
     replan_every: int = Field(1, ge=1)

@@ -32,6 +32,7 @@ from vla.common.foreign.checksums import sha256_of
 from vla.common.foreign.json_files import read_json
 from vla.common.foreign.plain_files import check_plain_file
 from vla.common.machine_faults import DISK_FAULTS
+from vla.data.storage.checksums import BLANK, CHECKSUM, add_checksum, is_whole
 from vla.models.policy import CheckpointError
 
 STATE_JSON, STATE_TENSORS = "training_state.json", "training_state.safetensors"
@@ -108,8 +109,9 @@ def save_checkpoint(
         sizes = {str(p.relative_to(temporary)): p.stat().st_size for p in _files(temporary)}
         sums = {STATE_SUM: sha256_of(temporary / STATE_TENSORS)}
         # last, since it lists all others
-        text = json.dumps({"step": step, **state, **sums, "files": sizes}, indent=2)
-        (temporary / STATE_JSON).write_text(text + "\n")
+        values = {"step": step, **state, **sums, "files": sizes, CHECKSUM: BLANK}
+        (temporary / STATE_JSON).write_text(json.dumps(values, indent=2) + "\n")
+        add_checksum(temporary / STATE_JSON)
 
     try:
         replace_folder(folder, write)
@@ -198,13 +200,12 @@ def _inspect(folder: Path) -> tuple[Checkpoint | None, str]:
     """The checkpoint in `folder`, or None and what is wrong with it."""
     try:
         state = read_json(folder / STATE_JSON)
-        step = int(state["step"])
-        sizes = dict(state["files"])
-        dict(state["scores"])  # what `prune_checkpoints` will look into
+        _check_state(state, folder)
     except FileNotFoundError:
         return None, f"it has no {STATE_JSON}"
     except (ValueError, KeyError, TypeError) as error:
         return None, f"{STATE_JSON} is damaged ({error})"
+    step, sizes = state["step"], state["files"]
     for name, size in sizes.items():
         file = folder / name
         if not file.is_file():
@@ -213,6 +214,25 @@ def _inspect(folder: Path) -> tuple[Checkpoint | None, str]:
         if found != size:
             return None, f"{name} has {found} bytes, {size} bytes were written"
     return Checkpoint(folder, step, state), ""
+
+
+def _check_state(state: Any, folder: Path) -> None:
+    """Raises ValueError, KeyError or TypeError if these are not the values that were saved."""
+    if is_whole(folder / STATE_JSON) is False:
+        raise ValueError("its checksum is another")
+    # those of former versions have no checksum, so what a run relies on is looked at
+    step = state["step"]
+    if type(step) is not int or folder.name != checkpoint_folder(folder.parent, step).name:
+        raise ValueError(f"step is {str(step)[:40]!r}")
+    parts = {"files": state["files"], "scores": state["scores"]}
+    # without means a run has logged nothing since its last line
+    if "mean" in state:
+        parts["mean.sums"] = state["mean"]["sums"]
+        parts["mean"] = {"count": state["mean"]["count"]}
+    for name, numbers in parts.items():
+        is_map = isinstance(numbers, dict)
+        if not is_map or not all(isinstance(value, int | float) for value in numbers.values()):
+            raise ValueError(f"{name} holds no numbers")
 
 
 def _files(folder: Path) -> list[Path]:

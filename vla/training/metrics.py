@@ -18,6 +18,8 @@ from accelerate import Accelerator
 
 from vla.common.atomic import atomic_path
 from vla.common.errors import Notice
+from vla.common.foreign.json_files import parse_json
+from vla.common.foreign.plain_files import check_plain_file
 from vla.config import ConfigError
 
 
@@ -50,7 +52,8 @@ class MetricsLog:
             return
         if path.exists():
             # a killed run has logged steps that its last checkpoint does not have: they come again
-            kept = [json.dumps(line) for line in _read(path) if line[counter] <= step]
+            lines = read_metrics(path, counter)
+            kept = [json.dumps(line) for line in lines if line[counter] <= step]
             with atomic_path(path) as temporary:
                 temporary.write_text("".join(text + "\n" for text in kept))
         self._file = open(path, "a")  # noqa: SIM115 - closed by __exit__
@@ -103,14 +106,32 @@ class MetricsLog:
             tracker.finish()
 
 
-def _read(path: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
-    lines = []
-    for text in path.read_text().splitlines():
+def read_metrics(path: Path, counter: str = "step") -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that a kill cut short is left out.
+
+    So are lines that are damaged, of which a warning tells: one must not cost those behind it.
+
+    Raises OSError if there is no file, or something else than a file.
+    """
+    check_plain_file(path)
+    lines, damaged = [], []
+    *texts, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, text in enumerate(texts, 1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = parse_json(text, path)
+            # rounds are logged as 1.0; NaN and text could not be compared with a step
+            if type(line[counter]) not in (int, float) or line[counter] != int(line[counter]):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError):
+            damaged.append(number)
+        else:
+            lines.append(line)
+    if damaged:
+        warnings.warn(
+            f"{path}: line {damaged[0]} cannot be read, {len(damaged)} in all; they are left out",
+            Notice,
+            stacklevel=2,
+        )
     return lines
 
 

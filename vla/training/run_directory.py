@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vla.common.atomic import atomic_path, write_json
+from vla.common.foreign.json_files import JsonError, read_json
 from vla.common.versions import version_of
 from vla.config import Config, ConfigError, dump_config, load_config, read_yaml
 from vla.data.format import KeyMap
@@ -25,6 +25,8 @@ _PLACE_OF_DATA = re.compile(
     r"init_from|(data\.(multi_robot\..+\.|replay\.\d+\.)?|co_training\.)(path|format)"
 )
 """Keys that say where the data and the start of a run lie, not what they are."""
+_VERSIONS_FILE = "versions.json"
+_WITHOUT_VERSIONS = "delete it to go on without what it records"
 _VERSIONED = ("vla", "torch", "numpy", "transformers", "timm", "accelerate")
 
 
@@ -32,12 +34,13 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from, or None if the run begins at step 0. Reads only.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` is off, the run there has another config,
-            or an earlier version's evaluation has left its config there.
+        ConfigError: the folder holds a run and `resume` is off, the run there has another config
+            or has lost it, or an earlier version's evaluation has left its config there.
     """
     out = Path(config.out)
     stored = out / "config.yaml"
     if not stored.exists():
+        refuse_lost_config(out)
         return None
     values = read_yaml(stored)
     _refuse_evaluation(out, values)
@@ -66,6 +69,22 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
     return newest_checkpoint(out / "checkpoints", warn=True)
 
 
+def refuse_lost_config(out: Path) -> None:
+    """Raises ConfigError if there are checkpoints in a folder without a config.
+
+    A run writes its config first, so it was lost since; what begins there now would take the place
+    of the checkpoints, the policy and the metrics.
+    """
+    newest = newest_checkpoint(out / "checkpoints")
+    if newest is not None:
+        raise ConfigError(
+            [
+                f"out: {out} holds {newest.folder.name} of a run whose config.yaml is missing; "
+                "restore that file, or name another out"
+            ]
+        )
+
+
 def _refuse_evaluation(out: Path, values: dict[str, Any]) -> None:
     """Raises ConfigError if config.yaml is of an evaluation.
 
@@ -74,7 +93,7 @@ def _refuse_evaluation(out: Path, values: dict[str, Any]) -> None:
     if "env" not in values or "data" in values:
         return
     # training alone writes this file
-    if (out / "versions.json").exists():
+    if (out / _VERSIONS_FILE).exists():
         remedy = (
             f"name another out, with init_from: {out / 'policy'} to start from what was trained"
         )
@@ -145,9 +164,24 @@ def read_run(
 
 
 def recorded_precision(out: Path) -> str | None:
-    """What a run computed in, "bf16" or "no"; None if it did not record it."""
-    known = out / "versions.json"
-    return json.loads(known.read_text()).get("precision") if known.exists() else None
+    """What a run computed in, "bf16" or "no"; None if it did not record it.
+
+    Raises ConfigError if versions.json is damaged.
+    """
+    precision = _recorded(out).get("precision")
+    return precision if isinstance(precision, str) else None
+
+
+def _recorded(out: Path) -> dict[str, Any]:
+    """What versions.json holds; empty without it. Raises ConfigError if it is damaged."""
+    path = out / _VERSIONS_FILE
+    try:
+        found = read_json(path) if path.exists() else {}
+    except JsonError as error:
+        raise ConfigError([f"{error}; {_WITHOUT_VERSIONS}"]) from error
+    if not isinstance(found, dict):
+        raise ConfigError([f"{path}: holds no keys and values; {_WITHOUT_VERSIONS}"])
+    return found
 
 
 def write_run(config: TrainConfig, precision: str) -> str:
@@ -157,9 +191,8 @@ def write_run(config: TrainConfig, precision: str) -> str:
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    known = out / "versions.json"
-    run_id = json.loads(known.read_text())["run_id"] if known.exists() else uuid.uuid4().hex
-    write_json(known, {"run_id": run_id, "precision": precision, **versions()})
+    run_id = str(_recorded(out).get("run_id") or uuid.uuid4().hex)
+    write_json(out / _VERSIONS_FILE, {"run_id": run_id, "precision": precision, **versions()})
     with atomic_path(out / "config.yaml") as temporary:
         temporary.write_text(dump_config(config))
     return run_id

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +47,18 @@ def test_names_that_lead_elsewhere_are_not_opened(folder: Path) -> None:
     assert list(changed_files(folder)) == []
 
 
-def test_damaged_sums(folder: Path) -> None:
-    (folder / CHECKSUMS_FILE).write_text("[]")
-    with pytest.raises(JsonError, match="expected the key sha256"):
+@pytest.mark.parametrize(
+    ("put", "message"),
+    [
+        (lambda sums: sums.write_text("[]"), "expected the key sha256"),
+        (lambda sums: sums.write_text(""), "not valid JSON.*; copy the folder again"),
+        (lambda sums: sums.mkdir(), "is no plain file"),
+        (os.mkfifo, "is no plain file"),
+        (lambda sums: sums.symlink_to("/nowhere"), "is no plain file"),
+    ],
+)
+def test_damaged_sums(folder: Path, put: Callable[[Path], Any], message: str) -> None:
+    (folder / CHECKSUMS_FILE).unlink()
+    put(folder / CHECKSUMS_FILE)
+    with pytest.raises(JsonError, match=message):
         list(changed_files(folder))

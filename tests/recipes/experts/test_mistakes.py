@@ -139,8 +139,12 @@ def test_an_earlier_run_is_not_lost(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty; set out=OTHER_FOLDER"):
-        run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("of a training")
+    config = load_config(ExpertConfig, BASE | {"out": str(tmp_path)})
+    for restart in (False, True):
+        with pytest.raises(UserError, match="is not empty; set out=OTHER_FOLDER"):
+            train_expert(config, restart=restart, progress=False)
+    assert (tmp_path / "metrics.jsonl").read_text() == "of a training"
 
 
 def test_nothing_pickled_is_written(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vla.cli.app import app
+from vla.common.folder_lock import FolderInUseError, alone
 from vla.config import UserError, load_config
 from vla.data import DatasetWriter
 from vla.sim_eval.collection.recording import CollectConfig, collect
@@ -115,10 +116,16 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(tmp_path, hopper_data):
     env = LocomotionConfig.model_validate(HOPPER)
     other = record(tmp_path / "other", env, push, info={"task": "hopper"})
     elsewhere = record(tmp_path / "elsewhere", env, push, info={"task": "hopper", "seed": 8})
+    strange = record(tmp_path / "strange", env, push, info={"task": "hopper", "seed": "x"})
+    negative = record(tmp_path / "negative", env, push, info={"task": "hopper", "seed": -1})
+    unknown = record(tmp_path / "unknown", env, push, info={"task": "jump", "seed": 7})
     cases = [
         (HOPPER, hopper_data, {"episode": 4}, "episode: is 4; data has 1: set episode=0"),
         (HOPPER, other, {}, "has no seed, so its start is unknown; record it with `vla collect`"),
         (HOPPER, elsewhere, {}, "env: with seed 8 it starts elsewhere than the episode"),
+        (HOPPER, strange, {}, "has the seed 'x', expected a whole number"),
+        (HOPPER, negative, {}, "has the seed -1, expected a whole number"),
+        (HOPPER, unknown, {}, "env: has no task 'jump', in which the episode was recorded"),
         (HOPPER | {"hidden": None}, hopper_data, {}, "env: hopper hides nothing to be found"),
         (HOPPER | {"robot": "walker2d"}, hopper_data, {}, "walker2d"),
     ]
@@ -155,3 +162,15 @@ def test_labels_are_not_what_was_executed(tmp_path):
     first = env | {"done": "first"}
     with pytest.raises(UserError, match="data: x has action_names"):
         identify(config_of(tmp_path, first, tmp_path / "x"))
+
+
+def test_a_place_for_the_result_is_held_before_the_search(tmp_path, hopper_data, monkeypatch):
+    monkeypatch.setattr("vla.sim_eval.identification.identify.minimise", None)
+    config = config_of(tmp_path, HOPPER, hopper_data)
+    with alone(tmp_path / "found"), pytest.raises(FolderInUseError, match="found: another process"):
+        identify(config)
+    (tmp_path / "found").rmdir()
+    (tmp_path / "found").write_text("mine")
+    with pytest.raises(FileExistsError):
+        identify(config)
+    assert (tmp_path / "found").read_text() == "mine"

@@ -179,3 +179,27 @@ def test_scenes_that_are_not_held_out(base, folders, tmp_path):
         align(same)
     with pytest.raises(ConfigError, match="optim: project_gradients and critic"):
         validate(AlignConfig, {**same.model_dump(), "optim": {"project_gradients": True}})
+
+
+@pytest.mark.parametrize("stored", ["steps: 3\ndata: {path: x}\n", None])
+def test_beginning_again_deletes_no_other_run(base, folders, tmp_path, stored):
+    kept = tmp_path / "run" / "checkpoints" / "step-000003" / "model.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("learned")
+    if stored is not None:
+        (tmp_path / "run" / "config.yaml").write_text(stored)
+    for how in ({"restart": True}, {"resume": True}, {}):
+        with pytest.raises(ConfigError, match=r"out: .* name another out"):
+            align(config(base, folders, tmp_path / "run"), **how)
+    assert kept.read_text() == "learned"
+
+
+def test_beginning_again_with_a_wrong_base_loses_nothing(base, folders, tmp_path):
+    aligned = tmp_path / "run" / "base" / "model.safetensors"
+    aligned.parent.mkdir(parents=True)
+    aligned.write_text("learned")
+    (tmp_path / "run" / "config.yaml").write_text("pairs: x\n")
+    settings = config(base, folders, tmp_path / "run", trained=["*no_such_part*"])
+    with pytest.raises(ConfigError, match="no_such_part"):
+        align(settings, restart=True)
+    assert aligned.read_text() == "learned"

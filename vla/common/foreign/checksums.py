@@ -6,6 +6,7 @@ The sums find accidents. They are no signature: whoever changes a file can chang
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -60,12 +61,18 @@ def changed_files(folder: Path) -> Iterator[str]:
     Raises JsonError if `checksums.json` cannot be read, OSError if a file cannot.
     """
     path = folder / CHECKSUMS_FILE
-    if not path.is_file():
+    # anything else in its place, a broken link too, is not what was saved
+    if not os.path.lexists(path):
         return
-    values = read_json(path)
+    if not path.is_file():
+        raise JsonError(path, "is no plain file; copy the folder again, or remove it")
+    try:
+        values = read_json(path)
+    except JsonError as error:
+        raise JsonError(path, f"{error.reason}; copy the folder again") from error
     stored = values.get(_FORMAT) if isinstance(values, dict) else None
     if not isinstance(stored, dict):
-        raise JsonError(path, f"expected the key {_FORMAT} with a sum for each file")
+        raise JsonError(path, f"expected the key {_FORMAT} with a sum for each file; copy it again")
     # a name that leads elsewhere is no file of the folder; what is missing is its reader's matter
     present = [name for name in stored if _is_inside(folder, name) and (folder / name).is_file()]
     for name, found in zip(present, _sums([folder / name for name in present]), strict=True):

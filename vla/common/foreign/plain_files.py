@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from vla.common.errors import UserError
+
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -23,11 +25,18 @@ def why_not_plain(path: Path) -> str:
     return f"is no plain file but {kind}; put the file itself there" if kind else ""
 
 
+class NotPlainError(OSError, UserError):
+    """Something lies at a path that whoever opens it would wait for; the message names both.
+
+    An OSError, as the others that opening a file raises.
+    """
+
+
 def check_plain_file(path: Path) -> None:
-    """Raises OSError if something lies at the path that whoever opens it would wait for."""
+    """Raises NotPlainError if something lies at the path that whoever opens it would wait for."""
     problem = why_not_plain(path)
     if problem:
-        raise OSError(f"{path} {problem}")
+        raise NotPlainError(f"{path} {problem}")
 
 
-__all__ = ["check_plain_file", "why_not_plain"]
+__all__ = ["NotPlainError", "check_plain_file", "why_not_plain"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from vla.common.errors import UserError
 from vla.common.foreign.json_files import JsonError, read_json
-from vla.common.foreign.plain_files import check_plain_file
+from vla.common.foreign.plain_files import NotPlainError, check_plain_file
 
 ANSWER_SECONDS = 10.0
 """How long the hub may take to answer at all. A download that has begun takes what it takes."""
@@ -235,6 +235,8 @@ def _as_one_error(place: str | Path) -> Iterator[None]:
     """Whatever transformers raises at a foreign folder becomes a PretrainedError."""
     try:
         yield
+    except NotPlainError as error:
+        raise PretrainedError(f"{place}: {error}") from error
     except UserError:
         raise
     except Exception as error:  # it raises nearly every kind, by what the files hold

@@ -31,6 +31,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from vla.common.atomic import move_folder, write_json
+from vla.common.foreign.json_files import read_json
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.loading.decoding import PIECE_FRAMES, Advance, Block, each_block, fill, plan_blocks
@@ -238,7 +239,7 @@ class CameraCache:
         Returns first row -> checksum of each block that is finished.
         """
         try:
-            if json.loads((self.building / "plan.json").read_text()) == self.key:
+            if read_json(self.building / "plan.json") == self.key:
                 return self._journal()
         except (OSError, ValueError):
             pass
@@ -321,7 +322,7 @@ class CameraCache:
     def _stored(self) -> dict[str, Any] | None:
         """The finished cache's key if it is that of this dataset."""
         try:
-            stored = json.loads((self.folder / "key.json").read_text())
+            stored = read_json(self.folder / "key.json")
             return stored if self.key.items() <= stored.items() else None
         except (OSError, ValueError, AttributeError, TypeError):
             return None

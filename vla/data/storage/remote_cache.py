@@ -9,7 +9,6 @@ are fetched: row groups of parquet files one by one, other files as a whole. Wha
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import threading
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.common.atomic import replace_file, write_json
+from vla.common.foreign.json_files import read_json
 from vla.data.errors import DataError
 from vla.data.storage.file_lock import FileLock
 from vla.data.storage.remote_files import RemoteFiles
@@ -297,7 +297,7 @@ def _digest(text: str) -> str:
 
 def _read_listing(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path)
         return value if isinstance(value.get("version"), str) else None
     except (OSError, ValueError, AttributeError):
         return None

@@ -3,7 +3,6 @@ there."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.atomic import TEMPORARY_SUFFIX
+from vla.common.foreign.json_files import read_json
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
@@ -62,7 +62,7 @@ def _holds_nothing(folder: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: cannot be read: {error}; delete the folder to write it again"

@@ -18,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vla.common.html import render
+from vla.data.episode import read_info
 from vla.data.reader import EpisodeDataset
 from vla.data.view.videos import CameraVideo
 
@@ -176,5 +177,5 @@ def _info(row: Any) -> list[tuple[str, str]]:
     info: dict[str, Any] = {}
     if row["terminated"]:
         info["ended"] = "by the task, not by time"
-    info |= json.loads(row["info"])  # the maker's own `ended` wins
+    info |= read_info(row["info"])  # the maker's own `ended` wins
     return [(name, str(value)) for name, value in info.items()]

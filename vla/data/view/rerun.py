@@ -21,6 +21,7 @@ import PIL.Image
 
 from vla.common.atomic import atomic_path
 from vla.common.progress import ProgressCallback
+from vla.data.episode import read_info
 from vla.data.errors import DataError
 from vla.data.format import Image
 from vla.data.reader import EpisodeDataset, dataset_name
@@ -235,7 +236,7 @@ def _info(row: Any, recorded: Collection[str]) -> str:
     for name, (label, value) in outcome.items():
         facts[name] = value if label in recorded else "not recorded"
     lines = ["| | |", "|---|---|"]
-    for key, value in {**facts, **json.loads(row["info"])}.items():
+    for key, value in {**facts, **read_info(row["info"])}.items():
         lines.append(f"| {_cell(key)} | {_cell(value)} |")
     return "\n".join(lines)
 

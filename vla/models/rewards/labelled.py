@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from vla.data import Episode, EpisodeDataset, Windows, returns_to_go
+from vla.data.episode import read_info
 from vla.data.loading.ranges import joined_ranges
 from vla.types import Batch, ImageSize
 from vla.types.images import resized
@@ -143,7 +144,7 @@ class LabelledSteps:
             rewards=np.asarray(columns.rewards[frame_N], np.float32),
             task_index=windows.task_index,
             instructions=list(windows.instructions),
-            infos=[json.loads(text) for text in table["info"]],
+            infos=[read_info(text) for text in table["info"]],
             states=windows.states,
             actions=windows.actions,
             recorded=dataset.recorded,

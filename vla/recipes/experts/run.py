@@ -124,8 +124,7 @@ def train_expert(config: ExpertConfig, *, restart: bool = False, progress: bool 
     actions = _actions(config)
     out = Path(config.out)
     with alone(out), _threads(config.threads):
-        if not restart:
-            _check_free(out)
+        _check_free(out, restart=restart)
         with contextlib.ExitStack() as stack:
             seen = SeenStates(config.env.spec().state_dim)
             env = _env(config, task, actions, seen)
@@ -348,14 +347,17 @@ def _itself(env: StateEnv) -> StateEnv:
     return env
 
 
-def _check_free(out: Path) -> None:
+def _check_free(out: Path, *, restart: bool) -> None:
     """Raises UserError if the folder holds anything that would be lost, or mixed with this run."""
     if (out / RESULT_FILE).exists() or (out / CONFIG_FILE).exists():
+        if restart:
+            return
         raise UserError(
             f"{out}: holds an expert already. A run cannot go on (stable-baselines3 stores its "
             "state by pickle alone): begin again with --restart, or set out=OTHER_FOLDER"
         )
     if any(out.iterdir()):
+        # also to begin again: a training has files of the same names
         raise UserError(f"{out}: is not empty; set out=OTHER_FOLDER")
 
 

@@ -79,7 +79,7 @@ class ActConfig(Config):
     stepped in no time. The episodes are the same."""
     batch_size: BatchSize = 16
     """Episodes of a task that advance in lockstep and share the policy's batches."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads of the policy's arithmetic on a CPU; null: half of the cores."""
     timeout: float = Field(default=300.0, gt=0)
     """Seconds without an answer after which a worker is replaced."""

@@ -5,7 +5,6 @@ N: windows, B: windows of a step.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +14,7 @@ import numpy as np
 
 from vla.config import ConfigError, UserError
 from vla.data import Episode, EpisodeDataset, Windows, episode_balanced_weights
+from vla.data.episode import read_info
 from vla.data.errors import UniformRewardsError
 from vla.data.extras import ACTION_CHUNK, VALID_ACTIONS
 from vla.data.loading.multi_robot import RobotBatch
@@ -83,7 +83,7 @@ class Replay:
 
     def _open_prior(self, path: Path, share: float | None) -> None:
         dataset = EpisodeDataset(path)
-        infos = [json.loads(text) for text in dataset.episodes["info"]]
+        infos = [read_info(text) for text in dataset.episodes["info"]]
         self.prior_seeds = {info["seed"] for info in infos if isinstance(info.get("seed"), int)}
         lines = self._policy.spec.differences(dataset.spec)
         if lines:

@@ -7,17 +7,19 @@ from pathlib import Path
 from vla.config import ConfigError, read_yaml
 from vla.recipes.online.config import FREE_ON_RESUME, OnlineConfig
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
-from vla.training.run_directory import flattened, with_current_names
+from vla.training.run_directory import flattened, refuse_lost_config, with_current_names
 
 
 def open_run(config: OnlineConfig, *, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from, or None if the run begins with its first round. Reads only.
 
-    Raises ConfigError if the folder holds a run and `resume` is off, or another run.
+    Raises ConfigError if the folder holds a run and `resume` is off, another run, or one that has
+    lost its config.
     """
     out = Path(config.out)
     stored = out / "config.yaml"
     if not stored.exists():
+        refuse_lost_config(out)
         return None
     values = read_yaml(stored)
     if "rounds" not in values:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Any
@@ -69,6 +70,8 @@ class OpenpiConversation(Conversation):
             received=received,
         )
         max_age = _option(options, "vla/max_age_ms", float)
+        # it is sent back as it came: no more than a number
+        _option(options, "vla/sent_ns", int)
         self.service.dispatcher.submit(request)
         return self._answer(request, options, max_age, decode_ms)
 
@@ -149,6 +152,9 @@ def _option(options: Mapping[str, Any], key: str, kind: type) -> Any:
         value = value.item()
     if kind is float and type(value) is int:
         value = float(value)
+    # NaN is no limit: no age is greater than it
+    if type(value) is float and not math.isfinite(value):
+        raise UserError(f"{key}: is {value}, expected a finite number; leave it out for no limit")
     # truth values are integers to Python
     if value is None or type(value) is kind:
         return value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections import Counter
 from collections.abc import Generator
@@ -20,8 +19,10 @@ from vla.common.folder_lock import refuse_if_in_use
 from vla.common.progress import progress_bar
 from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, check_config
-from vla.data import DatasetWriter, Episode, EpisodeDataset
+from vla.data import DatasetWriter, Episode, EpisodeDataset, schema
+from vla.data.episode import read_info
 from vla.data.extras import ACTION_CHUNK, VALID_ACTIONS
+from vla.data.resuming import read_metadata
 from vla.sim_eval.collection.collectors import Behaviours
 from vla.sim_eval.collection.demonstrations import (
     CollectConfig,
@@ -247,12 +248,11 @@ def _what_is_made(config: CollectConfig) -> dict[str, Any]:
 
 def _check_same(out: Path, what: dict[str, Any]) -> None:
     """Raises ConfigError with every key whose value is not that of the dataset in `out`."""
-    path = out / "meta" / "vla_metadata.json"
-    if not path.exists():
+    if not (out / schema.METADATA).exists():
         return
-    metadata = json.loads(path.read_text())
     # a dataset of other origin says nothing: whatever is asked for is the same then
-    before = _flat(metadata.get("collect", what))
+    made = read_metadata(out).get("collect", what)
+    before = _flat(made if isinstance(made, dict) else {})
     now = _flat(what)
     lines = []
     for key in sorted({*before, *now}):
@@ -304,7 +304,11 @@ def _done(out: Path) -> set[tuple[str, int]]:
     """(task, number) of the episodes that the dataset holds."""
     done = set()
     for text in EpisodeDataset(out).episodes["info"]:
-        info = json.loads(text)
+        info = read_info(text)
+        if not {"task", "episode"} <= set(info):
+            raise ConfigError(
+                [f"out: {out} holds episodes that `vla collect` did not record; choose another out"]
+            )
         done.add((info["task"], info["episode"]))
     return done
 

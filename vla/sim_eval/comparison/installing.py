@@ -7,12 +7,12 @@ the earlier ones.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 from vla.common.atomic import OLD_FOLDER, move_folder, replace_file
+from vla.common.foreign.json_files import read_json
 
 UNFINISHED = ".unfinished"
 """Folder of an evaluation that is being played."""
@@ -70,7 +70,7 @@ def _films(folder: Path, finished: Path) -> list[Path]:
 
 def _tasks(folder: Path) -> list[str]:
     try:
-        return list(json.loads((folder / _LAST).read_text())["tasks"])
+        return list(read_json(folder / _LAST)["tasks"])
     except (OSError, ValueError, KeyError, TypeError):
         return []  # no results, or none that can be read: nothing names a film
 

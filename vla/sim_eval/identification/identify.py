@@ -8,7 +8,6 @@ D: hidden numbers.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,13 @@ import numpy as np
 from pydantic import Field
 
 from vla.common.atomic import write_json
+from vla.common.folder_lock import alone
 from vla.common.progress import ProgressCallback
 from vla.config import Choice, ConfigPath, RootConfig
 from vla.config.numbers import Seed
 from vla.data import Episode, EpisodeDataset
 from vla.data.dataset_config import DatasetConfig
+from vla.data.episode import read_info
 from vla.data.extras import PRIVILEGED
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.identification.cma import minimise
@@ -115,7 +116,17 @@ def identify(config: IdentifyConfig, *, progress: ProgressCallback | None = None
         DataError: the dataset cannot be read, or has no such episode.
         IdentifyError: the episode was not recorded in this env, or not as it was executed; or the
             env hides nothing.
+        FolderInUseError: another process writes to `out`.
     """
+    out = Path(config.out)
+    # held before the search, which takes minutes: what is found has to have a place
+    with alone(out):
+        result = _identified(config, progress)
+        write_json(out / RESULT_FILE, asdict(result))
+    return result
+
+
+def _identified(config: IdentifyConfig, progress: ProgressCallback | None) -> Identified:
     started = time.monotonic()
     dataset = config.data.open("data")
     episode, info = _episode(dataset, config.episode)
@@ -128,6 +139,7 @@ def identify(config: IdentifyConfig, *, progress: ProgressCallback | None = None
         steps = min(config.steps, len(episode))
         replay = Replay(env, info["seed"], episode.state[:steps], episode.actions[:steps])
         search = _Search(replay, names, low, high)
+        recorded = _recorded(episode, search)
         best = minimise(
             lambda point: replay.distance(search.world(point)),
             len(search.varies),
@@ -145,7 +157,7 @@ def identify(config: IdentifyConfig, *, progress: ProgressCallback | None = None
             env_seed=info["seed"],
             steps=steps,
             found=search.named(world),
-            recorded=_recorded(episode, search),
+            recorded=recorded,
             distance=best.value,
             # the middle of the box, for comparison: what is found has to be nearer
             middle=replay.distance(search.world(np.full(len(search.varies), 0.5))),
@@ -156,8 +168,6 @@ def identify(config: IdentifyConfig, *, progress: ProgressCallback | None = None
         )
     finally:
         env.close()
-    Path(config.out).mkdir(parents=True, exist_ok=True)
-    write_json(Path(config.out) / RESULT_FILE, asdict(result))
     return result
 
 
@@ -172,7 +182,7 @@ class _Search:
     def __init__(
         self, replay: Replay, names: tuple[str, ...], low: np.ndarray, high: np.ndarray
     ) -> None:
-        self._replay, self._names, self._low, self._high = replay, names, low, high
+        self._replay, self.names, self._low, self._high = replay, names, low, high
         # a dimension that cannot move would make the covariance singular
         self.varies = np.flatnonzero(high > low)
 
@@ -184,7 +194,7 @@ class _Search:
 
     def named(self, world: np.ndarray) -> dict[str, float]:
         """Those that vary, by name."""
-        return {self._names[i]: float(world[i]) for i in self.varies}
+        return {self.names[i]: float(world[i]) for i in self.varies}
 
     def sensitivity(self, point: np.ndarray, value: float) -> dict[str, float]:
         """See `Identified`."""
@@ -198,7 +208,7 @@ class _Search:
                 # at an end of its range it can be moved one way
                 if 0.0 <= moved[place] <= 1.0:
                     growth.append(self._replay.distance(self.world(moved)) - value)
-            found[self._names[i]] = float(min(growth))
+            found[self.names[i]] = float(min(growth))
         return found
 
 
@@ -209,11 +219,16 @@ def _episode(dataset: EpisodeDataset, number: int) -> tuple[Episode, dict[str, A
             f"episode: is {number}; {dataset.name} has {len(dataset)}: set episode=0 to "
             f"{len(dataset) - 1}"
         )
-    info: dict[str, Any] = json.loads(dataset.episodes.iloc[number]["info"])
+    info: dict[str, Any] = read_info(dataset.episodes.iloc[number]["info"])
     if "seed" not in info:
         raise IdentifyError(
             f"data: episode {number} of {dataset.name} has no seed, so its start is unknown; "
             "record it with `vla collect`"
+        )
+    if type(info["seed"]) is not int or not 0 <= info["seed"] < 2**32:
+        raise IdentifyError(
+            f"data: episode {number} of {dataset.name} has the seed {info['seed']!r}, expected a "
+            "whole number below 2^32; restore the dataset, or choose another episode"
         )
     if info.get("behaviour") == "second half":
         raise IdentifyError(
@@ -222,7 +237,8 @@ def _episode(dataset: EpisodeDataset, number: int) -> tuple[Episode, dict[str, A
         )
     made = dataset.metadata.get("collect")
     made = made if isinstance(made, dict) else {}
-    policies = made.get("behaviours", {}).get("policies")
+    behaviours = made.get("behaviours")
+    policies = behaviours.get("policies") if isinstance(behaviours, dict) else None
     if made.get("actions") == "expert" and (policies or info.get("noisy_steps")):
         raise IdentifyError(
             f"data: episode {number} of {dataset.name} holds the expert's actions, others were "
@@ -233,9 +249,14 @@ def _episode(dataset: EpisodeDataset, number: int) -> tuple[Episode, dict[str, A
 
 def _task(env: EnvConfig, info: dict[str, Any]) -> str:
     """Of the episode; of the env if it has one task."""
-    if "task" in info:
-        return str(info["task"])
-    return env.suite().tasks[0].name
+    names = [task.name for task in env.suite().tasks]
+    task = str(info.get("task", names[0]))
+    if task not in names:
+        raise IdentifyError(
+            f"env: has no task {task!r}, in which the episode was recorded; it has: "
+            f"{', '.join(names)}"
+        )
+    return task
 
 
 def _hidden(env: SimEnv) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
@@ -268,7 +289,14 @@ def _recorded(episode: Episode, search: _Search) -> dict[str, float] | None:
     column = episode.extras.get(PRIVILEGED)
     if column is None:
         return None
-    return search.named(np.atleast_2d(np.asarray(column, float))[0])
+    # of its first step; a single number has no axis of its own
+    hidden_D = np.asarray(column, float).reshape(len(column), -1)[0]
+    if len(hidden_D) != len(search.names):
+        raise IdentifyError(
+            f"data: its column {PRIVILEGED} holds {len(hidden_D)} hidden numbers, the env has "
+            f"{len(search.names)}; give env the keys that the dataset was made with"
+        )
+    return search.named(hidden_D)
 
 
 __all__ = ["RESULT_FILE", "Identified", "IdentifyConfig", "identify"]

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from vla.common.atomic import write_text
 from vla.common.folder_lock import alone
+from vla.common.foreign.json_files import read_json
 from vla.config import UserError, check_config, dump_config
 from vla.control.actor_traits import traits_of
 from vla.control.realtime import (
@@ -274,7 +275,7 @@ def _known(out: Path, identity: str) -> tuple[Results, list[Motion]] | None:
     """What the folder of a condition holds, if it is complete and of this identity."""
     try:
         results = Results.load(out)
-        values = json.loads((out / MOTION_FILE).read_text(encoding="utf-8"))
+        values = read_json(out / MOTION_FILE)
         motions = [Motion(**motion) for motion in values["episodes"]]
         same = values["identity"] == results.identity == identity
     except (ResultsError, OSError, ValueError, TypeError, KeyError):

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from vla.common.atomic import write_text
 from vla.common.folder_lock import alone
+from vla.common.foreign.json_files import read_json
 from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.control.actor_traits import traits_of
 from vla.sim_eval.comparison.results import Results, ResultsError
@@ -207,7 +208,7 @@ def _known(config: EvalConfig, identity: str) -> Results | None:
     mark = Path(config.out) / CONDITION_FILE
     try:
         results = Results.load(config.out)
-        if json.loads(mark.read_text(encoding="utf-8")) != {"policy": identity}:
+        if read_json(mark) != {"policy": identity}:
             return None
     except (ResultsError, OSError, ValueError):
         return None

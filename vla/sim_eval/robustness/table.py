@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vla.common.atomic import write_text
+from vla.common.foreign.json_files import read_json
 from vla.sim_eval.comparison.comparability import paired_counts
 from vla.sim_eval.comparison.results import Results, ResultsError, summary
 from vla.sim_eval.perturbations import describe
@@ -125,7 +126,7 @@ class Robustness:
         if not path.is_file():
             raise ResultsError(f"{path}: no such file; `vla eval perturb` writes it")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             # for readers of the file; today's ALPHA decides what differs
             del values["alpha"]
             clean = _condition_from(values.pop("clean"))

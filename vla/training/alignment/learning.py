@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from vla.common.atomic import atomic_path, replace_folder
 from vla.common.folder_lock import alone
 from vla.common.foreign.json_files import read_json
-from vla.config import ConfigError, check_config, dump_config
+from vla.config import ConfigError, check_config, dump_config, read_yaml
 from vla.data import WindowSampler, prefetch
 from vla.data.loading.image_text import ImageTextBatch, ImageTextPairs
 from vla.models.layers.vision_language import VisionLanguageModel
@@ -89,15 +89,16 @@ def align(config: AlignConfig, *, resume: bool = False, restart: bool = False) -
     out.mkdir(parents=True, exist_ok=True)
     display = ProgressDisplay(config.steps, None, enabled=True)
     with alone(out), display:
+        _check_own(out)
+        # it asks for no more than what configs of all kinds of runs have
+        checkpoint = None if restart else open_run(cast(Any, config), resume=resume)
+        trunk = _trunk(config, accelerator.device)
         if restart:
+            # only now: an earlier run must survive a wrong base
             for name in (BASE_FOLDER, CHECKPOINTS):
                 shutil.rmtree(out / name, ignore_errors=True)
-            (out / "config.yaml").unlink(missing_ok=True)
-        # it asks for no more than what configs of all kinds of runs have
-        checkpoint = open_run(cast(Any, config), resume=resume)
         with atomic_path(out / "config.yaml") as temporary:
             temporary.write_text(dump_config(config))
-        trunk = _trunk(config, accelerator.device)
         # at -1: the lines of an earlier run, that of step 0 too, go
         kept = -1 if checkpoint is None else checkpoint.step
         with MetricsLog(out / "metrics.jsonl", accelerator, kept) as log:
@@ -113,6 +114,19 @@ def align(config: AlignConfig, *, resume: bool = False, restart: bool = False) -
         # an earlier process may have ended before it removed old checkpoints
         prune_checkpoints(out / CHECKPOINTS, keep_last=KEPT)
     return Aligned(out / BASE_FOLDER, before, after)
+
+
+def _check_own(out: Path) -> None:
+    """Raises ConfigError if another command's run is in the folder, whose checkpoints would go."""
+    stored = out / "config.yaml"
+    if stored.exists() and "pairs" not in read_yaml(stored):
+        raise ConfigError(
+            [f"out: {out} holds something else than a run of `vla align`; name another out"]
+        )
+    if not stored.exists() and (out / CHECKPOINTS).exists():
+        raise ConfigError(
+            [f"out: {out} holds {CHECKPOINTS} without their config.yaml; name another out"]
+        )
 
 
 def _check_apart(config: AlignConfig, pairs: ImageTextPairs, other: ImageTextPairs | None) -> None:
@@ -224,7 +238,9 @@ class _Run:
 
 def _save(config: AlignConfig, trunk: VisionLanguageModel, folder: Path) -> None:
     known = Path(config.base) / SOURCES_FILE
-    sources = read_json(known) if known.is_file() else {"base": str(config.base)}
+    sources = read_json(known) if known.is_file() else {}
+    # a file of others: where it lists nothing, the base is named by its folder
+    sources = sources if isinstance(sources, dict) and sources else {"base": str(config.base)}
     learned = f"learned in {config.steps} steps from image-text pairs (vla align)"
     save_base(folder, trunk.model, trunk.processor, {**sources, "projector": learned})
 

@@ -7,7 +7,6 @@ K tasks, P parameters in one row.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset
+from vla.data.episode import read_info
 from vla.data.loading.multi_robot import RobotBatch
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner, Objective
@@ -77,7 +77,7 @@ def task_names(datasets: Iterable[EpisodeDataset]) -> dict[str, str]:
         held = dataset.held_tasks
         infos = dataset.episodes["info"].iloc[held["episode_index"]]
         for index, info in zip(held["task_index"], infos, strict=True):
-            task = json.loads(info).get("task")
+            task = read_info(info).get("task")
             if isinstance(task, str) and task:
                 counts.setdefault(dataset.instructions[index], Counter())[task] += 1
     # sorted: a tie must not depend on the order of the datasets

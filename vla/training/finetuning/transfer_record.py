@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vla.common.atomic import write_json
+from vla.common.foreign.json_files import read_json
 from vla.config import UserError
 from vla.models.transfer.transfer_weights import WeightTransfer
 
@@ -70,7 +70,7 @@ class Transfer:
         """Raises UserError if the file is missing or damaged."""
         path = out / TRANSFER_FILE
         try:
-            values = json.loads(path.read_text())
+            values = read_json(path)
             # by order, not by name: older versions called two of the fields otherwise
             names = [field.name for field in dataclasses.fields(WeightTransfer)]
             tensors = dict(zip(names, values["tensors"].values(), strict=True))

@@ -5,7 +5,6 @@ B windows, T steps, n lookahead steps, S sampled chunks, N steps that were looke
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from vla.training.checkpoint import (
     checkpoint_folder,
 )
 from vla.training.losses import advantage_weights, effective_sample_size
+from vla.training.metrics import read_metrics
 from vla.training.objective import Objective
 from vla.training.objectives.actor_critic import ActorCritic
 from vla.training.offline_evaluation.advantage_auc import advantage_auc
@@ -269,10 +269,7 @@ def _episodes(
 def _advice(run: Path) -> StopAdvice | None:
     """Of the curves in metrics.jsonl, if they are those of conservative values."""
     path = run / "metrics.jsonl"
-    lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
-        with contextlib.suppress(json.JSONDecodeError):  # a kill may have cut the last line short
-            lines.append(json.loads(text))
+    lines = read_metrics(path) if path.is_file() else []
     conservative = any("conservative_gap" in line for line in lines)
     return advise_stop(lines) if conservative else None
 

@@ -8,7 +8,6 @@ N frames, n environment steps per decision, F features, A action dimensions, E m
 from __future__ import annotations
 
 import glob
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from vla.common.folder_lock import alone
+from vla.common.foreign.json_files import read_json
 from vla.config import ConfigError, PathText, RootConfig
 from vla.config.numbers import Seed
 from vla.data import EpisodeDataset, Windows
@@ -225,7 +225,7 @@ def _success_rate(evaluation: str) -> tuple[str, float]:
     path = Path(evaluation)
     path = path / "results.json" if path.is_dir() else path
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
         return str(values["config"]["policy"]), float(values["overall"]["rate"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from vla.common.atomic import check_replaceable
+from vla.common.folder_lock import refuse_if_in_use
 from vla.common.progress import ProgressCallback
 from vla.data import EpisodeDataset
 from vla.data.episode import Episode
@@ -52,8 +54,11 @@ def write_rewards(
         progress: of scoring, then of writing.
 
     Raises CheckpointError if there is no such model, RewardError if the dataset is of another
-    robot, and what `convert` raises.
+    robot, and what `convert` raises; where nothing can be written, before anything is scored.
     """
+    # before all is scored, which may take hours
+    refuse_if_in_use(Path(dst))
+    check_replaceable(Path(dst))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_reward(reward, device=device)
     dataset = EpisodeDataset(src, format=format, keys=keys)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vla.common.atomic import write_json
+from vla.common.foreign.json_files import read_json
 from vla.config import ConfigError
 from vla.data import EpisodeDataset
 from vla.data.loading.image_text import ImageTextPairs
@@ -121,7 +122,7 @@ def read_record(out: Path) -> Record:
     if not path.exists():
         return {}
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
         return {str(place): dict(described) for place, described in values.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(

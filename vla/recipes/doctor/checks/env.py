@@ -5,7 +5,6 @@ S: state dimensions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from vla.common.registry import register
 from vla.data import EpisodeDataset
+from vla.data.episode import read_info
 from vla.data.storage.image_codec import as_frame
 from vla.recipes.doctor.check import Symptom, examines
 from vla.recipes.doctor.subject import Subject
@@ -173,10 +173,11 @@ def _replayable(dataset: EpisodeDataset, tasks: set[str]) -> Iterator[tuple[int,
     """(episode, its info) of some solved episodes that the env can begin again."""
     found = 0
     for index, row in enumerate(dataset.episodes.itertuples()):
-        info = json.loads(str(row.info))
+        info = read_info(row.info)
         # with noise in what the expert saw, labels may not be what was executed
         exact = not info.get("noisy_steps", 0)
-        if row.success and exact and "seed" in info and info.get("task") in tasks:
+        is_named = isinstance(info.get("task"), str) and isinstance(info.get("seed"), int)
+        if row.success and exact and is_named and info["task"] in tasks:
             yield index, info
             found += 1
         if found == _STARTS:

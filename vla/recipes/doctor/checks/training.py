@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from vla.common.registry import register
 from vla.recipes.doctor.check import Symptom, examines
 from vla.recipes.doctor.subject import Subject
 from vla.training.checkpoint import newest_checkpoint
+from vla.training.metrics import read_metrics
 
 _WORSE = 1.1
 """Factor on the least validation loss above which the last one has risen for good."""
@@ -53,12 +52,8 @@ def progress(subject: Subject) -> Iterator[Symptom]:
 def _validation_losses(path: Path) -> list[tuple[int, float]]:
     """(step, loss) of each validation."""
     found: list[tuple[int, float]] = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            values: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:  # a kill may have cut the last line short
-            continue
+    for values in read_metrics(path) if path.is_file() else ():
         loss = values.get("validation/loss")
         if isinstance(loss, float) and math.isfinite(loss):
-            found.append((int(values.get("step", 0)), loss))
+            found.append((values["step"], loss))
     return found
