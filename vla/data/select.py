@@ -62,6 +62,7 @@ def chosen_episodes(
 
 def how_to_delete(root: Path | str, numbers: Sequence[int]) -> str:
     """The command that writes a dataset without these episodes, beside it."""
+    # beside the dataset and under a name that tells: nothing is written over
     return (
         f"vla data delete {shlex.quote(str(root))} {shlex.quote(f'{root}_without')} --episodes "
         f"{typed(numbers)}"

@@ -57,7 +57,7 @@ def outlying(values_N: np.ndarray) -> np.ndarray:
     # of what is 0 nearly always, single ones are events: only what is huge in itself is odd
     if nearly_all == 0:
         far = max(far, _HUGE)
-    # a fault of several steps is in the range of nearly all
+    # a fault of several steps is in the range of nearly all, not in that of most
     most = _range(ordered, _MOST)
     if most > 0:
         far = min(far, max(_HUGE * most, _HUGE * max(1.0, abs(middle))))
@@ -112,6 +112,7 @@ def dataset_outliers(dataset: EpisodeDataset) -> list[Outliers]:
 def _range(ordered: np.ndarray, share: float) -> float:
     """From the least to the greatest number without a share of them, and one at least, at either
     end."""
+    # one at least, or the outlier itself would be the range
     beyond = min(max(1, int(np.ceil(share * len(ordered)))), (len(ordered) - 1) // 2)
     return float(ordered[-1 - beyond] - ordered[beyond])
 

@@ -42,6 +42,7 @@ def unread_pictures(
         if isinstance(form, str):
             warnings.append(f"{first.name}/{key} {form}: it is not read")
         elif form.by_key and key not in cameras.values():
+            # a key for one camera leaves out the others: all are named
             read = {**cameras, key.rpartition("/")[2]: key}
             typed = " ".join(f"cameras.{camera}={own}" for camera, own in read.items())
             warnings.append(f"{first.name}/{key} {form.warning}: it is not read; {typed} reads it")
@@ -69,6 +70,7 @@ def unread_arrays(
     for key, array in numbers.items():
         if key in (*known, *states, *actions) or roles.is_known_name(key) or array.shape == (1,):
             continue
+        # a key for what has other rows would end in the next error
         if array.rows in (steps, steps + 1):
             unread[key] = array.shape
         else:
@@ -113,6 +115,7 @@ def refuse_stacked(
     if len(action.shape) != 3 or action.shape[1] == 1 or not alike:
         return
     path = first.container.path
+    # nothing but NumPy and h5py, which are there if the file was made on this machine
     opener = "import numpy as np; a = np.load"
     if path.suffix.lower() in SUFFIXES:
         opener = "import h5py, numpy as np; a = h5py.File"
@@ -149,6 +152,7 @@ def unlike_the_first(
                 counts[key] = counts.get(key, 0) + 1
     if not counts:
         return []
+    # one command for all would leave out more than any of them needs
     most = max(counts, key=lambda key: counts[key])
     lacking = [episode for episode in episodes if most not in episode.arrays]
     listed = listing([f"{key} (in {count} episodes)" for key, count in counts.items()])
@@ -212,6 +216,7 @@ def how_to_leave_out(
     for path, own in of_container.items():
         command = ""
         if counts[id(own[0].container)] == 1 and path != root:
+            # renamed, not deleted: it may be mended later
             command = hide(path)
         elif not any(episode.first_row for episode in own):
             command = _without(path, own)
@@ -232,6 +237,7 @@ def _without(path: Path, episodes: Sequence[EpisodeArrays]) -> str:
         script = f'import h5py; f = h5py.File({file}, "a"); del {deleted}'
     elif path.suffix.lower() == ".npz":
         names = json.dumps([episode.name for episode in episodes])
+        # zip files cannot be shortened: the rest is written beside
         rest = json.dumps(str(path.with_stem(f"{path.stem}_rest")))
         script = (
             f"import numpy as np; a = np.load({file}); np.savez_compressed({rest}, "

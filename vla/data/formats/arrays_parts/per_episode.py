@@ -44,6 +44,7 @@ def empty_ones(
     empty = []
     for episode in episodes:
         numbers = roles.numbers_per_step(episode.arrays, ())
+        # observations of the reset may be there without any action
         keys = roles.first_of(usual, numbers)
         if entries:
             names = [entry.partition("[")[0] for entry in entries]
@@ -64,6 +65,7 @@ def times_of(opened: OpenContainer, episode: EpisodeArrays, L: int) -> np.ndarra
                 continue
             if array.is_single or is_date:
                 values = np.asarray(episode.read(opened, key)).reshape(-1)[:L]
+                # dates of other units, such as days and ms, are brought to one
                 if is_date:
                     values = values.astype("M8[ns]").astype(np.int64) / 1e9
                 times = values.astype(np.float64)

@@ -53,6 +53,7 @@ def said(value: Any) -> float | None:
     if isinstance(value, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:hz|fps)?\s*", value, re.IGNORECASE)
         value = float(found[1]) if found else None
+    # True is an int to Python
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if np.isfinite(value) and value > 0 else None
@@ -121,6 +122,7 @@ def differing(rates: Sequence[float | None], taken: float, root: Any) -> str:
         # rates that are measured differ a little
         known = [other for other in places if abs(rate - other) <= _LIKE * other]
         places.setdefault(known[0] if known else rate, []).append(place)
+    # the first of them is named in full: more commands would hide what is wrong
     others = [rate for rate in places if abs(rate - taken) > _LIKE * taken]
     if not others:
         return ""
