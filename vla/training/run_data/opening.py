@@ -10,8 +10,8 @@ from vla.data import EpisodeDataset, Windows
 from vla.data.format import RECORDED
 from vla.data.loading.multi_robot import RobotWindows, joint_spec
 from vla.data.loading.protocols import IndexOrder
-from vla.data.validation.outliers import dataset_outliers
 from vla.data.tools.plan import warnings_of
+from vla.data.validation.outliers import dataset_outliers
 from vla.models.policy import Policy, PolicyConfig
 from vla.training.config import DataConfig
 from vla.training.losses import robot_means

@@ -33,7 +33,7 @@ def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str,
     Raises DataError naming file, line and column of what is no number.
     """
     written = read_text(root, path)
-    _check_separator(path, written)
+    check_separator(path, written)
     rows = csv.reader(io.StringIO(written, newline=""), strict=True)
     try:
         lines = [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
@@ -104,7 +104,7 @@ def _hint(cells: int, names: int) -> str:
     return " (decimals are written with a point, not a comma)" if cells == 2 * names else ""
 
 
-def _check_separator(path: Path, words: str) -> None:
+def check_separator(path: Path, words: str) -> None:
     """Raises DataError if cells are divided as spreadsheets do it where numbers have decimal
     commas."""
     header = words.split("\n", 1)[0]
