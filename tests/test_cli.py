@@ -115,6 +115,9 @@ def test_list_is_a_table_of_names_and_what_they_are(monkeypatch: pytest.MonkeyPa
     ("arguments", "message"),
     [
         (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["data", "info", "d", "page.html"], "page.html: expected KEY=VALUE, for example control"),
+        (["train", "data.path=d", "steps=2"], "is an override, expected the YAML file of a config"),
+        (["train", str(CONFIGS)], f"CONFIG.yaml data.path={CONFIGS}"),
         (
             ["train", str(CONFIGS / "metaworld_mt10.yaml"), "polcy.history=3"],
             "did you mean 'policy'",

@@ -255,9 +255,8 @@ def test_nan_on_disk(write, column, name):
     values[5 * width] = np.nan
     broken = pa.FixedSizeListArray.from_arrays(pa.array(values), width)
     pq.write_table(table.set_column(index, column, broken), file)
-    with pytest.raises(
-        DataError, match=rf"episode 1: {name}: step 2, '\w+' is nan; drop the episode"
-    ):
+    remedy = r"leave them out \(`vla data delete \S+ \S+_without --episodes 1`\)"
+    with pytest.raises(DataError, match=rf"episode 1: {name}: step 2, '\w+' is nan; {remedy}"):
         Windows(EpisodeDataset(root), history=1, chunk=1)
 
 

@@ -126,10 +126,17 @@ def _times(*factors: float) -> Change:
     return lambda e: {"state": e.state * np.float32(factors)}
 
 
+def _one_fault(e: Episode) -> dict[str, Any]:
+    state = e.state.copy()
+    state[3, 3] = 1e30
+    return {"state": state}
+
+
 FAULTS: dict[str, tuple[Change, str, str]] = {
     "degrees": (_times(57.2958, 1, 1, 57.2958, 57.2958), "normalisation", "degrees where radians"),
     "metres": (_times(0.001, 1, 1, 0.001, 0.001), "normalisation", "metres where millimetres"),
     "stuck sensor": (_times(1, 1, 1, 0, 0), "dead_dimensions", "goal_x, goal_y"),
+    "sensor fault": (_one_fault, "outliers", "'goal_x' is 1e+30 in episode 0"),
     "gripper inverted": (
         lambda e: {"actions": e.actions * np.float32([1, -1])},
         "action_scale",

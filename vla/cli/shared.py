@@ -180,9 +180,13 @@ def dataset_keys(settings: Iterable[str] | None) -> KeyMap | None:
     """
     if not settings:
         return None
-    from vla.config import load_config
+    from vla.config import ConfigError, load_config
     from vla.data.format import KeyMap
 
+    for text in settings:
+        # most often a second path: where a command writes to is an option, or stands before
+        if "=" not in text:
+            raise ConfigError([f"{text}: expected KEY=VALUE, for example control_hz=5"])
     return load_config(KeyMap, {}, [_KEY.sub("", text, count=1) for text in settings])
 
 

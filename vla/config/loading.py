@@ -29,6 +29,20 @@ SECTIONS = (
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError if it is missing or no mapping."""
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(
+            [
+                f"{path}: is a folder, expected the YAML file of a config; a dataset is named "
+                f"behind it: CONFIG.yaml data.path={path}"
+            ]
+        )
+    if not path.is_file() and "=" in str(path):
+        raise ConfigError(
+            [
+                f"{path}: is an override, expected the YAML file of a config before it: "
+                f"CONFIG.yaml {path}"
+            ]
+        )
     if not path.is_file():
         beside = path.parent.glob("*.yaml") if path.parent.is_dir() else ()
         hint = did_you_mean(path.name, [other.name for other in beside])

@@ -187,10 +187,14 @@ def _check_array(
 
 
 def check_finite(
-    where: str, name: str, values: np.ndarray, dimension_names: Sequence[str] = ()
+    where: str,
+    name: str,
+    values: np.ndarray,
+    dimension_names: Sequence[str] = (),
+    remedy: str = "drop the episode or repair the sensor",
 ) -> None:
     """Raises DataError naming the first step and dimension of `values` (L,) or (L, D) that is NaN
-    or infinite."""
+    or infinite, and what to do about it."""
     finite = np.isfinite(values)
     if finite.all():
         return
@@ -198,9 +202,7 @@ def check_finite(
     step, dims = int(first[0]), first[1:]
     dimension = f", {dimension_names[dims[0]]!r}" if dims and dimension_names else ""
     value = values[first]
-    raise DataError(
-        f"{where}: {name}: step {step}{dimension} is {value}; drop the episode or repair the sensor"
-    )
+    raise DataError(f"{where}: {name}: step {step}{dimension} is {value}; {remedy}")
 
 
 def beyond(

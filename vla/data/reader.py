@@ -26,7 +26,7 @@ from vla.data.errors import DataError, DataWarning
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import check_plain, files_of, refuse_archive
 from vla.data.formats.common.other_makers import recognised_format, unknown_files
-from vla.data.select import Episodes, chosen_episodes
+from vla.data.select import Episodes, chosen_episodes, finite_remedy
 from vla.data.statistics import true_statistics
 from vla.data.storage.image_transforms import ImageTransforms
 from vla.data.storage.remote_files import as_url
@@ -332,8 +332,9 @@ class EpisodeDataset:
         row = self.reader.episodes.iloc[episode]
         frames = slice(int(row["first_frame"]), int(row["first_frame"] + row["length"]))
         where = f"{self.root}: {self.reader.episode_name(episode)}"
+        remedy = finite_remedy(self.root, self.episode_numbers[~self._finite].tolist(), len(self))
         for name, values, names in self._named_numbers():
-            check_finite(where, name, values[frames], names)
+            check_finite(where, name, values[frames], names, remedy)
 
     @functools.cached_property
     def _finite(self) -> np.ndarray:

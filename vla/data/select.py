@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -56,6 +58,43 @@ def chosen_episodes(
     if (counts > 1).any():
         raise DataError(f"{where}: episode {unique[counts > 1][0]} is chosen twice; name it once")
     return [place_of[index] for index in chosen]
+
+
+def how_to_delete(root: Path | str, numbers: Sequence[int]) -> str:
+    """The command that writes a dataset without these episodes, beside it."""
+    # beside the dataset and under a name that tells: nothing is written over
+    return (
+        f"vla data delete {shlex.quote(str(root))} {shlex.quote(f'{root}_without')} --episodes "
+        f"{typed(numbers)}"
+    )
+
+
+def finite_remedy(root: Path | str, numbers: Sequence[int], total: int) -> str:
+    """What to do about episodes with numbers that are not finite.
+
+    Args:
+        numbers: of these episodes.
+        total: how many episodes there are.
+    """
+    if len(numbers) == total:
+        # with every episode a dimension can go, but not the episodes
+        return "every episode has some: repair the recording, or name the other dimensions by key"
+    return f"leave them out (`{how_to_delete(root, numbers)}`) or repair the recording"
+
+
+def typed(numbers: Sequence[int]) -> str:
+    """Numbers of episodes as `--episodes` takes them: `0,3:7`."""
+    parts = []
+    ascending = sorted(numbers)
+    start = 0
+    for place, number in enumerate(ascending):
+        following = ascending[place + 1] if place + 1 < len(ascending) else None
+        if following == number + 1:
+            continue
+        first = ascending[start]
+        parts.append(str(first) if first == number else f"{first}:{number + 1}")
+        start = place + 1
+    return ",".join(parts)
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -394,7 +394,9 @@ def test_image_files_in_rows(tmp_path: Path, form: Any) -> None:
     [
         ("depth", np.zeros((6, 16, 20), np.float32), "one channel, such as depth"),
         ("depth", np.zeros((6, 16, 20, 1), np.uint16), "one channel, such as depth"),
-        ("gray", np.zeros((6, 16, 20), np.uint8), "one channel"),
+        ("gray", np.zeros((6, 16, 20), np.uint8), "cameras.gray=gray reads it"),
+        ("stack", np.zeros((6, 16, 20, 4), np.uint8), "4 channels"),
+        ("mask", np.zeros((6, 16, 20), np.uint8), "one channel"),
         ("stack", np.zeros((6, 2, 16, 20, 3), np.uint8), "several for each step"),
         ("rgb", np.full((6, 16, 20, 3), -1.0), "numbers from -1 to -1, expected colours"),
         ("rgb", np.zeros((6, 16, 20, 3), np.int32), "expected uint8"),
@@ -451,7 +453,6 @@ def test_names_that_say_nothing(tmp_path: Path) -> None:
         ({"observations/qpos": None}, "episode_1.hdf5 lacks 'observations/qpos', which episode_0"),
         ({"observations/images/top": None}, "top is missing, expected uint8"),
         ({"observations/images/top": np.zeros((9, 8, 8, 3), np.uint8)}, r"top is uint8 \(9, 8, 8"),
-        ({"action": numbers(1, 0, 14)}, "has no actions; drop the episode"),
     ],
 )
 def test_contradictions_name_the_file(

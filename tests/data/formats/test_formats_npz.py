@@ -159,7 +159,10 @@ def test_keys_that_it_lacks(toy: Path, keys: dict[str, Any], expected: str) -> N
         ({"10/actions": numbers(4, 3)}, r"10/actions has shape \(4, 3\), expected 4 x 2 as in 2"),
         ({"10/pixels/top": pixels(4)[:, 1:]}, r"10/pixels/top is uint8 \(4, 4, 7, 3\), expected"),
         ({"10/pixels/top": None}, "10/pixels/top is missing"),
-        ({"2/actions": np.zeros((0, 2)), "10/actions": np.zeros((0, 2))}, "2 has no actions"),
+        (
+            {"2/actions": np.zeros((0, 2)), "10/actions": np.zeros((0, 2))},
+            "none of its 2 episodes has a",
+        ),
         ({"actions": np.zeros((3, 2))}, "holds 'actions.npy', expected arrays named EPISODE/KEY"),
     ],
 )

@@ -140,6 +140,8 @@ def test_many_wrong_rows_are_cut_short(csv):
         ),
         ("a,b\n0,1\n", "l.csv", "line 1: expected a header with episode_index, found a, b"),
         ("", "l.csv", "line 1: expected a header with episode_index, found nothing"),
+        ("episode_index;success\n0;1\n", "l.csv", "its cells are divided by semicolons"),
+        ("episode,success\n0,1\n", "l.csv", "call the column of episode numbers so"),
         ("episode_index,reward\n", "l.csv", "holds no row"),
         ("episode_index,reward\n0,1,2\n", "l.csv", "line 2: has 3 values for 2 columns"),
         ('{"episode_index": 0, "reward": 1}\n{oops\n', "l.jsonl", "line 2: is no JSON"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +80,16 @@ def test_what_does_not_fit_is_listed(two, tmp_path, spec, episode):
     with pytest.raises(DataError, match="merging needs two or more"):
         merge(two[:1], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_brings_another_rate_to_the_first(two, tmp_path, spec, episode):
+    fast = replace(spec, control_hz=20.0)
+    third = written(tmp_path / "third", fast, [episode(0, 4), episode(1, 4)])
+    with pytest.raises(DataError, match="control_hz is 20, expected 10") as error:
+        merge([two[0], third], tmp_path / "out")
+    command = shlex.split(str(error.value).split("`")[1])
+    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    assert merge([two[0], Path(command[4])], tmp_path / "out").episodes == 4
 
 
 def test_command_line(two, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.data.rewards import check_rewards
+from vla.data.select import chosen_episodes, how_to_delete
 from vla.data.validation.report import Finding, validate
 from vla.types import Spec
 
@@ -164,6 +166,38 @@ def test_rare_events_are_no_outliers(found):
         return {"state": state}
 
     assert not [f for f in found(change) if f.check == "outliers"]
+
+
+@pytest.mark.parametrize("faulty", [1, 3])
+def test_outliers_of_small_datasets(found, faulty):
+    """A fault of one step or several among 80: neither range nor deviation may hide it."""
+
+    def change(number: int, e: Episode) -> dict[str, Any]:
+        state = e.state.copy()
+        if number == 2:
+            state[5 : 5 + faulty, 1] = 1e30
+        return {"state": state}
+
+    (finding,) = [f for f in found(change, count=4) if f.check == "outliers"]
+    assert f"{faulty} such numbers in 1 episodes" in finding.message
+    assert re.search(r"`vla data delete \S+set \S+set_without --episodes 2`", finding.message)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "typed"),
+    [([0], "0"), ([3, 1], "1,3"), ([0, 1, 2, 7, 9, 10], "0:3,7,9:11")],
+)
+def test_numbers_of_episodes_as_they_are_typed(numbers, typed):
+    command = how_to_delete("d", numbers)
+    assert command == f"vla data delete d d_without --episodes {typed}"
+    assert chosen_episodes(typed, 12, "d") == sorted(numbers)
+
+
+def test_what_never_moves_is_named_with_the_rest(found):
+    (finding,) = [
+        f for f in found(lambda n, e: {"state": e.state * [1, 0, 1]}) if f.check == "constant_state"
+    ]
+    assert finding.message.endswith("state=[x,gripper]")
 
 
 def test_one_episode_cannot_be_held_out(found):

@@ -30,7 +30,9 @@ from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader
 from vla.data.formats.common.files import fingerprint, inside, read_text
 from vla.data.formats.common.names import natural
+from vla.data.formats.common.rates import check_rising, differing, timed
 from vla.data.formats.common.steps_csv import read_steps
+from vla.data.formats.common.unread import COUNTS, unread_numbers
 from vla.data.storage.image_files import file_image_size
 
 _STEPS = "steps.csv"
@@ -41,9 +43,10 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
 _LISTED = 5  # names that a warning mentions
 _UNEVEN = 0.5
-"""A step that takes this much longer or shorter than the median, relative to it, is worth a
-warning."""
+"""A frame that comes this much later than the median, relative to it, is worth a warning."""
 
+_KNOWN = (*COUNTS, "timestamp", "success", "terminated", "reward")
+"""Columns that are no state."""
 _CLOCK = 10**6
 """Fewer frames than this are counted, more are ticks of a clock."""
 
@@ -83,10 +86,17 @@ class FolderReader(EpisodicReader):
             raise DataError(
                 f"{root}: no folder in it has a {_STEPS}; expected one folder per episode"
             )
-        self._folders = [_Folder(inside(root, folder)) for folder in folders]
         self._warn_of_lost([folder.name for folder in folders])
         self._words = self.keys.instruction or _INSTRUCTIONS
-        tables = [read_steps(root, folder / _STEPS, [self._words]) for folder in folders]
+        whole = [read_steps(root, folder / _STEPS, [self._words]) for folder in folders]
+        # a recorder that was stopped at once leaves a header without rows: nothing is lost
+        lengths = [len(next(iter(table.values()))) for table in whole]
+        empty = [folder.name for folder, L in zip(folders, lengths, strict=True) if not L]
+        self._warn_of_empty(empty, len(folders))
+        folders = [folder for folder in folders if folder.name not in empty]
+        tables = [table for table, L in zip(whole, lengths, strict=True) if L]
+        lengths = [L for L in lengths if L]
+        self._folders = [_Folder(inside(root, folder)) for folder in folders]
         self._check_columns(tables)
         self._states = self._numeric("state", self.keys.state, tables[0])
         self._actions = self._numeric("action", self.keys.action, tables[0])
@@ -94,12 +104,14 @@ class FolderReader(EpisodicReader):
         self._success = self._success_key(reward, tables[0])
         self.recorded = self._recorded(tables[0])
         if not self._actions:
+            numeric = [name for name in tables[0] if name not in (self._words, "timestamp")]
             raise DataError(
                 f"{folders[0] / _STEPS}: no column is named action.NAME; it has: "
-                f"{', '.join(tables[0])}"
+                f"{', '.join(tables[0])}; name what is read, for example "
+                f"`action=[{','.join(numeric[-1:])}]`"
             )
+        self._warn_of_columns(tables[0], reward)
         self._hz = self._rate(tables)
-        lengths = [len(next(iter(table.values()))) for table in tables]
         cameras = self._find_cameras(lengths)
         episodes = []
         for folder, table in zip(folders, tables, strict=True):
@@ -145,6 +157,13 @@ class FolderReader(EpisodicReader):
                     f"{folder.path / _STEPS}: column {odd[0]!r} is not in this file and in "
                     f"{self._folders[0].path.name} alike; give all episodes the same columns"
                 )
+
+    def _warn_of_columns(self, table: dict[str, np.ndarray], reward: str | None) -> None:
+        """What is named neither state.NAME nor action.NAME."""
+        read = {*self._states, *self._actions, reward, self._success, self._words, *_KNOWN}
+        unread = {name: column.shape for name, column in table.items() if name not in read}
+        if self.keys.state is None:
+            self.warnings += unread_numbers(unread, self._states, self._actions)
 
     def _numeric(
         self,
@@ -213,28 +232,28 @@ class FolderReader(EpisodicReader):
 
     def _rate(self, tables: list[dict[str, np.ndarray]]) -> float:
         """Of the keys, or of the timestamps."""
-        if "timestamp" in tables[0]:
-            for folder, table in zip(self._folders, tables, strict=True):
-                _check_rising(folder.path / _STEPS, table["timestamp"])
-        if self.keys.control_hz is not None:
-            return float(self.keys.control_hz)
-        # seconds from step to step, of all episodes
-        steps = np.concatenate([np.diff(table.get("timestamp", np.zeros(0))) for table in tables])
-        if not len(steps):
+        times = [table["timestamp"] for table in tables if "timestamp" in table]
+        given = self.keys.control_hz
+        found = timed(times) if times else None
+        if given is not None:
+            # who gives a rate need not mend the times
+            if times and found is None:
+                self.warnings.append(
+                    f"timestamps do not rise from step to step: each row is a step at {given:g} Hz"
+                )
+            return float(given)
+        if found is None:
+            for folder, own in zip(self._folders, times, strict=False):
+                check_rising(f"{folder.path / _STEPS}", own)
             raise DataError(
                 f"{self.root}: nothing says its control rate; add a column `timestamp`, or give "
                 "the rate itself (`control_hz=5`)"
             )
-        median = np.median(steps)
-        even = np.abs(steps - median) <= _UNEVEN * median
-        period = float(steps[even].mean())  # of many, since single times are rounded
-        if not even.all():
-            self.warnings.append(
-                f"{(~even).sum()} of {len(steps)} steps do not take about {period:.4g} s as the "
-                "others do"
-            )
-        # 29.9998 is meant as 30; what rounds to 0 stays as it is
-        return round(1 / period, 3) or 1 / period
+        self.warnings += found.warnings
+        differs = differing(found.of_episodes, found.hz, self.root)
+        if differs:
+            self.warnings.append(differs)
+        return found.hz
 
     # --- images -----------------------------------------------------------------------------------
 
@@ -394,18 +413,6 @@ class FolderReader(EpisodicReader):
             for frames in folder.frames.values():
                 files += [frames] if isinstance(frames, Path) else frames
         return fingerprint(self.root, files, self.keys.cameras)
-
-
-def _check_rising(path: Path, times: np.ndarray) -> None:
-    """Raises DataError naming the first step whose time is not after the one before."""
-    steps = np.diff(times)
-    if np.isfinite(times).all() and not (steps <= 0).any():
-        return
-    row = int(np.argmax(~(steps > 0))) + 1  # `not >` holds of NaN too
-    raise DataError(
-        f"{path}: timestamp of step {row} is {times[row]}, after {times[row - 1]}; times must "
-        "rise: correct or drop the column"
-    )
 
 
 def _is_camera(path: Path) -> bool:

@@ -15,7 +15,7 @@ from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, inside
 from vla.data.formats.lerobot_parts.base import LeRobotFolder
-from vla.data.formats.lerobot_parts.checks import check_episodes, count_columns
+from vla.data.formats.lerobot_parts.checks import check_episodes, count_columns, without_empty
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
 from vla.data.formats.lerobot_parts.missing import absent
@@ -100,13 +100,14 @@ class LeRobotReader(LeRobotFolder):
         episodes = episodes.rename(columns={"episode_index": "source", "dataset_from_index": "row"})
         check_episodes(episodes, place)
         self._check_lengths(episodes)
+        episodes = without_empty(episodes, place, self.warn)
         for name in ("success", "terminated", "return", "info", "task_index"):
             if name in episodes and episodes[name].isna().any():
                 raise DataError(
                     f"{place}: {name} is not given for every episode; restore meta/episodes"
                 )
         if "tasks" not in episodes:
-            episodes["tasks"] = [[] for _ in range(total)]
+            episodes["tasks"] = [[] for _ in range(len(episodes))]
         lists = [
             tasks if isinstance(tasks, list | np.ndarray) else [] for tasks in episodes["tasks"]
         ]

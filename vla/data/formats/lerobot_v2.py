@@ -18,6 +18,7 @@ from vla.data.formats.lerobot_parts.checks import (
     check_episodes,
     count_columns,
     first_frames,
+    without_empty,
 )
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
@@ -89,6 +90,7 @@ class LeRobotV2Reader(LeRobotFolder):
                 f"{self.root / schema.INFO}: total_episodes is {self.info.total_episodes}, "
                 f"{EPISODES} has {len(table)}; the latter are read"
             )
+        table = without_empty(table, str(path), self.warn)
         # Rows are counted over the files of all episodes; a split then reads its own files only.
         table["row"] = first_frames(table["length"].to_numpy())
         return table

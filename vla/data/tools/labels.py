@@ -28,6 +28,7 @@ from vla.data.episode import Episode
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.common.files import check_plain
+from vla.data.formats.common.steps_csv import check_separator
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
@@ -233,11 +234,13 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
+        # the same mistakes of spreadsheets as in steps.csv
+        check_separator(file, text)
         header = [name.strip() for name in next(reader, [])]
         if "episode_index" not in header:
             raise DataError(
                 f"{file}: line 1: expected a header with episode_index, found "
-                f"{', '.join(header) or 'nothing'}"
+                f"{', '.join(header) or 'nothing'}; call the column of episode numbers so"
             )
         for values in reader:
             if not values:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,17 @@ def merge(
     for dataset in datasets[1:]:
         lines = differences(first.spec, dataset.spec)
         if lines:
+            hz = first.spec.control_hz
+            remedy = "convert one of them with other keys (`vla data convert --help`)"
+            # of two rates one command makes one
+            if not differences(
+                replace(first.spec, control_hz=dataset.spec.control_hz), dataset.spec
+            ):
+                source, out = (shlex.quote(f"{dataset.root}{end}") for end in ("", f"_{hz:g}hz"))
+                remedy = f"`vla data resample {source} {out} --control-hz {hz:g}` makes it fit"
             raise DataError(
                 f"{dataset.root}: does not fit {dataset_name(first.root)}: {'; '.join(lines)}; "
-                "convert one of them with other keys or at another rate (`vla data convert --help`)"
+                f"{remedy}"
             )
     spec, notes = common_limits([dataset.spec for dataset in datasets])
     places = []

@@ -14,6 +14,7 @@ from vla.config import ConfigError, load_config
 from vla.data import DataError, EpisodeDataset, Windows
 from vla.data.format import KeyMap
 from vla.data.held_out import split_episodes
+from vla.data.validation.outliers import Outliers, dataset_outliers
 from vla.models import load_policy
 from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
@@ -165,6 +166,11 @@ class Subject:
         assert self.data is not None
         actions = self.data.unchecked_columns.actions
         return np.asarray(actions[np.isfinite(actions).all(1)], np.float64)
+
+    @functools.cached_property
+    def outliers(self) -> list[Outliers]:
+        """What lies absurdly far from all other numbers of `data`; none without data."""
+        return [] if self.data is None else dataset_outliers(self.data)
 
 
 def open_subject(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from vla.data.format import RECORDED
 from vla.data.loading.multi_robot import RobotWindows, joint_spec
 from vla.data.loading.protocols import IndexOrder
 from vla.data.tools.plan import warnings_of
+from vla.data.validation.outliers import dataset_outliers
 from vla.models.policy import Policy, PolicyConfig
 from vla.training.config import DataConfig
 from vla.training.losses import robot_means
@@ -87,14 +89,23 @@ def open_sources(
     if not data.multi_robot:
         dataset = data.open("data")
         replayed = [entry.open(f"data.replay.{number}") for number, entry in enumerate(data.replay)]
+        _warn_of_outliers([dataset, *replayed])
         return Sources({"": dataset}, dataset.spec, policy, replayed)
     datasets = open_datasets(data)
+    _warn_of_outliers(datasets.values())
     for_all = robots_policy(data, policy, objective, datasets)
     if for_all is None:
         specs = {name: dataset.spec for name, dataset in datasets.items()}
     else:
         specs = for_all.specs  # with the cameras that the policy looks through
     return Sources(datasets, joint_spec(specs), for_all)
+
+
+def _warn_of_outliers(datasets: Iterable[EpisodeDataset]) -> None:
+    # with one number of 1e30 a training runs, and learns nothing
+    for dataset in datasets:
+        for found in dataset_outliers(dataset):
+            dataset.add_warning(found.sentence)
 
 
 @dataclass(frozen=True)

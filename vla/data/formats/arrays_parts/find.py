@@ -23,6 +23,7 @@ from vla.data.formats.arrays_parts.container import (
 )
 from vla.data.formats.arrays_parts.frame_files import BOUNDS, FrameFiles, episode_bounds
 from vla.data.formats.arrays_parts.hdf5_file import SUFFIXES, Hdf5File
+from vla.data.formats.arrays_parts.left_out import hide
 from vla.data.formats.arrays_parts.npz_file import SUFFIX, NpzFile
 from vla.data.formats.arrays_parts.roles import ACTIONS, ENDS, PREFIXES, TIME_LIMITS, group_of
 from vla.data.formats.arrays_parts.words import of_episode, side_files
@@ -91,6 +92,11 @@ def find_episodes(root: Path, keys: KeyMap, warnings: list[str]) -> list[Episode
         except _NoActions as error:
             without.append(name)
             lacking = lacking or error
+        except DataError as error:
+            if path == root or is_zarr(path) or path.is_dir():
+                raise
+            # a recorder that was stopped leaves half a file, of which there is no other copy
+            raise DataError(f"{error}, or leave it out (`{hide(path)}`)") from error
     if not episodes and lacking is not None:
         raise lacking
     if without:

@@ -19,7 +19,26 @@ from vla.data.errors import DataError
 from vla.data.format import Image, KeyMap
 from vla.data.formats.arrays_parts import roles
 from vla.data.formats.arrays_parts.container import Array, EpisodeArrays, OpenContainer
-from vla.data.formats.arrays_parts.words import flattened, scalars
+from vla.data.formats.arrays_parts.left_out import (
+    check_actions,
+    refuse_stacked,
+    refuse_unlike,
+    unlike_the_first,
+    unread_arrays,
+    unread_pictures,
+    unread_texts,
+)
+from vla.data.formats.arrays_parts.per_episode import (
+    all_timed,
+    check_counts,
+    empty_ones,
+    first_said,
+    rate_of,
+    said_of,
+    times_of,
+    unclear_success,
+)
+from vla.data.formats.arrays_parts.words import flattened, scalars, texts_at, truth
 from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
@@ -30,12 +49,9 @@ from vla.data.formats.common.episodic_reader import (
 from vla.data.formats.common.files import fingerprint
 from vla.data.formats.common.hdf5 import texts
 from vla.data.formats.common.pictures import Pictures, pictures_of
-from vla.data.formats.common.unread import unread_numbers
 
 ASSUMED_HZ = 20.0
 """If neither keys nor dataset say."""
-MOST_ARRAYS = 2000
-"""Of an episode, which has about twenty."""
 _LONGEST_INFO = 200  # characters: longer texts are files of their own
 
 
@@ -52,10 +68,8 @@ class ArrayEpisodesReader(EpisodicReader):
 
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
         super().__init__(root, keys)
-        self._episodes = self._find()
-        if not self._episodes:
-            raise DataError(f"{root}: has no episodes; check that it was copied whole")
-        self._check_counts()
+        self._episodes = self._without_empty(self._find())
+        check_counts(self.root, self._episodes)
         first = self._episodes[0]
         with first.container.opened() as opened:
             self._choose(opened, first)
@@ -76,6 +90,8 @@ class ArrayEpisodesReader(EpisodicReader):
         arrays = first.arrays
         forms = self._forms(opened, first)
         readable = {key: form for key, form in forms.items() if isinstance(form, Pictures)}
+        if self.keys.cameras is None:
+            readable = {key: form for key, form in readable.items() if not form.by_key}
         self._cameras = self._find_cameras(list(readable))
         self._pictures = {camera: readable[key] for camera, key in self._cameras.items()}
         numbers = roles.numbers_per_step(arrays, forms)
@@ -96,8 +112,12 @@ class ArrayEpisodesReader(EpisodicReader):
                 f"name one of: {', '.join(numbers)}"
             )
         if not self._actions:
-            raise self._lacking("action", self._action_names[0], list(numbers))
+            check_actions(self.root, arrays, self._action_names)
+            raise self._lacking("action", self._action_names[-1], list(numbers))
         states = [key for key in states if key not in actions]
+        if self.keys.action is None and self.keys.state is None and not states:
+            others = [array for key, array in numbers.items() if key not in actions]
+            refuse_stacked(self.root, first, numbers[actions[0]], others)
         self._states = self._entries("state", self.keys.state, states, first)
         reward = self._one(arrays, "reward", self.keys.reward, roles.REWARDS)
         self._reward = reward
@@ -105,8 +125,11 @@ class ArrayEpisodesReader(EpisodicReader):
         self._success = self._one(arrays, "success", success, roles.SUCCESSES)
         self._ended = self._one(arrays, "true end", None, roles.ENDS)
         self._warn_of_pictures(first, forms)
-        self._warn_of_numbers(numbers, first)
-        for key in {one.key for one in (*self._actions, *self._states)} | {*self._cameras.values()}:
+        keys = [[*dict.fromkeys(one.key for one in own)] for own in (self._states, self._actions)]
+        if self.keys.state is None:
+            known = [key for key in (reward, self._success, self._ended) if key is not None]
+            self.warnings += unread_arrays(first, numbers, [*forms, *known], *keys)
+        for key in {*keys[0], *keys[1], *self._cameras.values()}:
             missing = opened.missing(arrays[key])
             if missing:
                 self.warnings.append(missing)
@@ -201,27 +224,11 @@ class ArrayEpisodesReader(EpisodicReader):
         forms: dict[str, Pictures | str],
     ) -> None:
         for camera, pictures in self._pictures.items():
-            if pictures.warning:
+            if pictures.warning and not pictures.by_key:
                 key = self._cameras[camera]
                 self.warnings.append(f"{first.name}/{key} {pictures.warning}")
-        if self.keys.cameras is not None:  # the user has chosen
-            return
-        for key, reason in forms.items():
-            if isinstance(reason, str):
-                self.warnings.append(f"{first.name}/{key} {reason}: it is not read")
-
-    def _warn_of_numbers(self, numbers: dict[str, Array], first: EpisodeArrays) -> None:
-        if self.keys.state is not None:
-            return
-        read = {one.key for one in (*self._actions, *self._states)}
-        read |= {key for key in (self._reward, self._success, self._ended) if key is not None}
-        unread = {}
-        for key, array in numbers.items():
-            if key not in read and not roles.is_known_name(key) and array.shape != (1,):
-                unread[key] = array.shape
-        states = [one.key for one in self._states]
-        actions = [one.key for one in self._actions]
-        self.warnings += unread_numbers(unread, states, actions)
+        if self.keys.cameras is None:  # else the user has chosen
+            self.warnings += unread_pictures(first, forms, self._cameras)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -230,6 +237,8 @@ class ArrayEpisodesReader(EpisodicReader):
         episodes = []
         sizes = {camera: pictures.size for camera, pictures in self._pictures.items()}
         rates = []
+        times = []
+        odd: list[tuple[EpisodeArrays, DataError]] = []
         # a file is opened once for all its episodes
         for container, group in groupby(self._episodes, key=lambda episode: episode.container):
             with container.opened() as opened:
@@ -238,28 +247,37 @@ class ArrayEpisodesReader(EpisodicReader):
                         if key in episode.arrays:
                             opened.check(episode.arrays[key])
                     described = flattened(episode.attributes)
-                    rates.append(_first(described, roles.RATES))
-                    episodes.append(self._episode(opened, episode, described))
-        for episode, found in zip(self._episodes, episodes, strict=True):
-            self._check_pictures(episode, len(found.actions))
+                    rates.append(rate_of(opened, episode, described))
+                    try:
+                        found = self._episode(opened, episode, described)
+                        self._check_pictures(episode, len(found.actions))
+                    except DataError as error:
+                        odd.append((episode, error))
+                        continue
+                    times.append(times_of(opened, episode, len(found.actions)))
+                    episodes.append(found)
+        refuse_unlike(self.root, odd, self._episodes)
+        given = [entry.partition("[")[0] for entry in self.keys.state or ()]
+        self.warnings += unlike_the_first(self.root, self._episodes, given)
+        self.warnings += unclear_success(self._episodes) if self._success is None else []
+        if self.keys.task is None and not any(found.instructions for found in episodes):
+            self.warnings += unread_texts(self._episodes[0])
         self.recorded = self._recorded()
         self._assemble(
             episodes,
             cameras=sizes,
             state_names=part_names(self._states, self._known, self._called),
             action_names=part_names(self._actions, self._known, self._called),
-            control_hz=self._control_rate(rates[0], ASSUMED_HZ),
+            control_hz=self._control_rate(rates, ASSUMED_HZ, all_timed(times)),
             unnamed_task=self._unnamed_task(),
         )
 
-    def _check_counts(self) -> None:
-        """Raises DataError if an episode has more arrays than any recording."""
-        for episode in self._episodes:
-            if len(episode.arrays) > MOST_ARRAYS:
-                raise DataError(
-                    f"{self.root}: {episode.name} has {len(episode.arrays)} arrays, expected at "
-                    f"most {MOST_ARRAYS}; store the steps of an episode as rows of one array"
-                )
+    def _without_empty(self, found: list[EpisodeArrays]) -> list[EpisodeArrays]:
+        if not found:
+            raise DataError(f"{self.root}: has no episodes; check that it was copied whole")
+        empty = empty_ones(found, self.keys.action, self._action_names)
+        self._warn_of_empty(empty, len(found))
+        return [episode for episode in found if episode.name not in empty]
 
     def _check_unpacked(self) -> None:
         """Raises DataError if all numbers together are far larger than the files: they are held in
@@ -285,14 +303,11 @@ class ArrayEpisodesReader(EpisodicReader):
 
     def _says_success(self) -> bool:
         """Whether something but an array says which episodes were solved."""
-        for episode in self._episodes:
-            if _first(flattened(episode.attributes), roles.SUCCESSES) is not None:
-                return True
-        return False
+        return any(truth(said_of(episode)) is not None for episode in self._episodes)
 
     def _unnamed_task(self) -> str:
         described = flattened(self._episodes[0].attributes)
-        return str(_first(described, ("env_id", "env_name")) or self.root.resolve().stem)
+        return str(first_said(described, ("env_id", "env_name")) or self.root.resolve().stem)
 
     def _episode(
         self,
@@ -303,7 +318,7 @@ class ArrayEpisodesReader(EpisodicReader):
         acted = self._matrix(opened, episode, self._actions, None)
         L = len(acted)
         if not L:
-            raise DataError(f"{self.root}: {episode.name} has no actions; drop the episode")
+            raise DataError(f"{self.root}: {episode.name} has no actions")
         state = self._matrix(opened, episode, self._states, L)
         rewards = self._numbers(opened, episode, self._reward, L)
         return EpisodeNumbers(
@@ -329,7 +344,7 @@ class ArrayEpisodesReader(EpisodicReader):
         if self._success is not None:
             return self._numbers(opened, episode, self._success, L) > 0
         # said of the whole episode beside the arrays: due at its last step
-        whole = _first(flattened(episode.attributes), roles.SUCCESSES) in (True, 1)
+        whole = truth(said_of(episode)) is True
         return (np.arange(L) == L - 1) & whole
 
     def _info(self, episode: EpisodeArrays, described: dict[str, Any]) -> dict[str, Scalar]:
@@ -372,8 +387,7 @@ class ArrayEpisodesReader(EpisodicReader):
                 raise DataError(
                     f"{self.root}: {episode.name}/{one.key} has shape "
                     f"{episode.arrays[one.key].shape}, expected {L} x "
-                    f"{len(self._known[one.key])} as in {self._episodes[0].name}; drop the "
-                    "episode, or choose other keys"
+                    f"{len(self._known[one.key])} as in {self._episodes[0].name}"
                 )
             columns.append(values[:, list(one.dims)])
         return np.concatenate(columns, axis=1)
@@ -382,8 +396,7 @@ class ArrayEpisodesReader(EpisodicReader):
         array = episode.arrays.get(key)
         if array is None or not (array.is_numeric or array.is_single):
             raise DataError(
-                f"{self.root}: {episode.name} lacks {key!r}, which {self._episodes[0].name} has; "
-                "drop the episode"
+                f"{self.root}: {episode.name} lacks {key!r}, which {self._episodes[0].name} has"
             )
         return array
 
@@ -401,8 +414,7 @@ class ArrayEpisodesReader(EpisodicReader):
         L = len(values) if L is None else L
         if len(values) not in (L, L + 1):
             raise DataError(
-                f"{self.root}: {episode.name} has {L} actions and {len(values)} of {key!r}; drop "
-                "the episode, or choose other keys"
+                f"{self.root}: {episode.name} has {L} actions and {len(values)} of {key!r}"
             )
         return values[:L]
 
@@ -430,7 +442,7 @@ class ArrayEpisodesReader(EpisodicReader):
                 if name in (path, word):
                     return texts(np.asarray(episode.read(opened, path)))
             if isinstance(described.get(name), str):
-                return [str(described[name])]
+                return texts_at(episode.attributes, name) or [str(described[name])]
         if self.keys.instruction is not None:
             raise self._lacking("instruction", self.keys.instruction, [*words, *described])
         return []
@@ -451,7 +463,7 @@ class ArrayEpisodesReader(EpisodicReader):
             expected = (L, *example.shape[1:])
             raise DataError(
                 f"{self.root}: {episode.name}/{key} is {found}, expected {example.dtype} "
-                f"{expected}; drop the episode or leave the camera out"
+                f"{expected}; leave the camera out (`cameras={{}}` leaves out all)"
             )
 
     def images(
@@ -479,13 +491,6 @@ class ArrayEpisodesReader(EpisodicReader):
 def _called(key: str, usual: Sequence[str], name: str) -> dict[str, str]:
     """Dimensions of a usual key are called by what they are."""
     return {key: name} if key.rpartition("/")[2] in usual else {}
-
-
-def _first(described: dict[str, Any], names: Sequence[str]) -> Any:
-    for name in names:
-        if described.get(name) is not None:
-            return described[name]
-    return None
 
 
 __all__ = ["ArrayEpisodesReader"]

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from vla.data.formats.arrays_parts.container import Array
 from vla.data.formats.common.names import natural
+from vla.data.formats.common.unread import COUNTS
 
 ACTIONS = ("rel_actions", "actions", "action")
 """The first that is there: of both kinds of CALVIN's actions the relative ones, as its benchmark
@@ -34,6 +35,8 @@ INSTRUCTIONS = (
     *("task_description", "task", "prompt"),
 )
 RATES = ("control_hz", "control_freq", "control_frequency", "fps", "hz", "frequency", "rate")
+TIMES = ("timestamp", "timestamps", "time", "times", "time_stamp", "stamp", "stamps")
+"""Of each step, in any unit."""
 _ROBOT = re.compile(
     r"(?:.*/)?(robot\d+)_(eef_pos|eef_quat|eef_rot_axis_angle|gripper_(?:qpos|width))"
 )
@@ -120,8 +123,8 @@ def camera_names(keys: Sequence[str]) -> dict[str, str]:
 
 def is_known_name(key: str) -> bool:
     """Whether an array says when the episode ended, what it was worth or what it was about, or
-    holds the same once more: nothing that could be a state."""
+    counts or times its steps, or holds the same once more: nothing that could be a state."""
     word = key.rpartition("/")[2]
     others = ("compress_len", "episode_ends")
-    known = (*REWARDS, *SUCCESSES, *ENDS, *TIME_LIMITS, *INSTRUCTIONS, *others)
+    known = (*REWARDS, *SUCCESSES, *ENDS, *TIME_LIMITS, *INSTRUCTIONS, *TIMES, *COUNTS, *others)
     return word in known or _AGAIN.match(key) is not None

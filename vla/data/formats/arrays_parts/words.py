@@ -13,9 +13,13 @@ import numpy as np
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.formats.common.files import inside, read_json
-from vla.data.formats.common.hdf5 import text
+from vla.data.formats.common.hdf5 import text, texts
 
 _NAMES = ("meta.json", "metadata.json", "info.json", "episode.json")
+_YES = ("true", "yes", "y", "1", "1.0", "success", "successful", "succeeded", "solved")
+_NO = ("false", "no", "n", "0", "0.0", "failure", "fail", "failed", "unsuccessful", "not solved")
+_TRUTH = dict.fromkeys(_YES, True) | dict.fromkeys(_NO, False)
+"""As people and spreadsheets write whether an episode was solved."""
 _DEPTH = 4
 """Of objects within objects: deeper is no description."""
 
@@ -85,6 +89,24 @@ def _plain(value: Any) -> Any:
         except (ValueError, RecursionError):
             return None
     return words or None
+
+
+def truth(value: Any) -> bool | None:
+    """Whether a description says yes, as a truth value, a number or a text; None if it says neither
+    yes nor no."""
+    if isinstance(value, str):
+        return _TRUTH.get(value.strip().lower())
+    if isinstance(value, bool | int | float):
+        return value > 0
+    return None
+
+
+def texts_at(described: Mapping[str, Any], name: str) -> list[str]:
+    """All texts under a name: an instruction may be given in several wordings or languages."""
+    value = described.get(name)
+    if isinstance(value, list):
+        return [one for one in value if isinstance(one, str)]
+    return texts(value) if isinstance(value, np.ndarray) else []
 
 
 def scalars(described: Mapping[str, Any]) -> dict[str, Scalar]:

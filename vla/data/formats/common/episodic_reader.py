@@ -20,7 +20,9 @@ from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap
 from vla.data.formats.common.action_limits import action_limits
 from vla.data.formats.common.dimensions import Part, part
+from vla.data.formats.common.rates import differing, said, timed
 from vla.data.formats.common.step_texts import held
+from vla.data.formats.common.unread import listing
 from vla.types import Spec, SpecError
 
 
@@ -103,6 +105,13 @@ class EpisodicReader(DatasetReader):
             terminated=terminated,
         )
         self._names = [e.name for e in episodes]
+        for camera in cameras:
+            # its own name says that red and blue are exchanged
+            if "bgr" in camera.lower() and camera not in self.keys.colours:
+                self.warnings.append(
+                    f"camera {camera!r} is read as RGB: if it is stored as BGR, give "
+                    f"`colours.{camera}=bgr`, else `colours.{camera}=rgb`"
+                )
         low, high = action_limits(self._columns.actions)
         try:
             self.spec = Spec(
@@ -184,6 +193,20 @@ class EpisodicReader(DatasetReader):
             )
         return found
 
+    def _warn_of_empty(self, names: Sequence[str], count: int) -> None:
+        """Episodes without a step hold nothing that could be read.
+
+        Raises DataError if there are no others.
+        """
+        if names and len(names) == count:
+            raise DataError(
+                f"{self.root}: none of its {count} episodes has a step; record it again"
+            )
+        if names:
+            self.warnings.append(
+                f"{len(names)} of {count} episodes have no steps and are left out: {listing(names)}"
+            )
+
     def columns(self) -> Columns:
         return self._columns
 
@@ -206,17 +229,50 @@ class EpisodicReader(DatasetReader):
         announce_renamed("EpisodicReader._spans", "EpisodicReader._step_ranges")
         return self._step_ranges(start, stop)
 
-    def _control_rate(self, stored: Any, assumed: float) -> float:
-        """Of the keys, or else `stored`, or else `assumed` with a warning."""
+    def _control_rate(
+        self,
+        stored: Any,
+        assumed: float,
+        times: Sequence[np.ndarray] = (),
+    ) -> float:
+        """Of the keys, or else `stored`, or else of the times of the steps, or else `assumed` with
+        a warning.
+
+        Args:
+            stored: what the dataset says, or a list of what it says of each episode.
+            assumed: Hz.
+            times: of each episode's steps.
+        """
         if self.keys.control_hz is not None:
             return float(self.keys.control_hz)
-        if isinstance(stored, int | float) and np.isfinite(stored) and stored > 0:
-            return float(stored)
+        values = stored if isinstance(stored, list) else [stored]
+        rates = [said(value) for value in values]
+        known = [rate for rate in rates if rate is not None]
+        found = timed(times, "its time") if times else None
+        if known:
+            self._warn_of_rates(rates, known[0])
+            if found is not None and abs(found.hz - known[0]) > 0.2 * known[0]:
+                self.warnings.append(
+                    f"says its control rate is {known[0]:g} Hz, the times of its steps "
+                    f"{found.hz:g} Hz: {known[0]:g} is taken; give it if it is the other "
+                    f"(`control_hz={found.hz:g}`)"
+                )
+            return known[0]
+        if found is not None:
+            self.warnings += found.warnings
+            self._warn_of_rates(found.of_episodes, found.hz)
+            return found.hz
         problem = "does not say its control rate"
-        if stored is not None:
-            problem = f"says its control rate is {stored!r}"
+        written = [value for value in values if value is not None]
+        if written:
+            problem = f"says its control rate is {written[0]!r}"
         self.warnings.append(f"{problem}: {assumed:g} Hz is assumed; give it (`control_hz=5`)")
         return assumed
+
+    def _warn_of_rates(self, rates: Sequence[float | None], taken: float) -> None:
+        differs = differing(rates, taken, self.root)
+        if differs:
+            self.warnings.append(differs)
 
     def _chosen(
         self,

@@ -27,6 +27,8 @@ _SMALLEST_SIDE = 8
 """Arrays of floats with shorter sides are tables of numbers, such as poses."""
 _SMALLEST_DEPTH = 32
 """The same for arrays without a colour axis, such as chunks of actions."""
+_NO_COLOURS = ("depth", "segm", "mask", "label", "disparity")
+"""Words in names of what is no picture."""
 _LOOKED_AT = 8
 """Images that say whether floats go to 1 or to 255."""
 
@@ -40,12 +42,16 @@ class Pictures:
         size: (height, width).
         first_axis: whether the axis of colours comes first.
         warning: what was assumed; empty if nothing was.
+        channels: 3, or 4 of which the last is no colour, or 1 of grey.
+        by_key: whether it is read if a key names it alone: what has one channel may be no colours.
     """
 
     kind: Kind
     size: tuple[int, int]
     first_axis: bool = False
     warning: str = ""
+    channels: int = 3
+    by_key: bool = False
 
     def image(self, row: Any, where: str) -> Image:
         """One row as an image: uint8 (H, W, 3), or the file. Raises DataError beginning with
@@ -55,16 +61,21 @@ class Pictures:
         pixels = np.asarray(row)
         if self.kind in ("unit floats", "byte floats"):
             pixels = _bytes_of(pixels, 1 if self.kind == "unit floats" else 255, where)
-        if self.first_axis:
+        if self.channels == 1:
+            pixels = np.repeat(pixels.reshape(*self.size, 1), 3, axis=2)
+        elif self.first_axis:
             pixels = pixels.transpose(1, 2, 0)
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(pixels[..., :3])
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape holds images of this form and size."""
         if self.kind == "files":
             return len(shape) in (1, 2)
         height, width = self.size
-        expected = (3, height, width) if self.first_axis else (height, width, 3)
+        if self.channels == 1:
+            return int(np.prod(shape[1:], dtype=np.int64)) == height * width
+        channels = self.channels
+        expected = (channels, height, width) if self.first_axis else (height, width, channels)
         return shape[1:] == expected
 
 
@@ -98,6 +109,9 @@ def pictures_of(
     # (L, 3, H, 3) may be either: as everywhere, the last axis is asked first
     first_axis = len(shape) == 4 and shape[3] != 3 and shape[1] == 3
     if len(shape) != 4 or not (first_axis or shape[3] == 3):
+        other = _of_other_channels(key, shape, dtype, read, described)
+        if other is not None:
+            return other
         return f"is {described}, no colour images (L, H, W, 3): {_other(key, shape)}"
     size = (int(shape[2]), int(shape[3])) if first_axis else (int(shape[1]), int(shape[2]))
     if dtype == np.uint8:
@@ -138,12 +152,40 @@ def _files(read: Read) -> Pictures | str | None:
 
 def _has_sides(key: str, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether numbers other than bytes have the shape of pictures."""
-    named = any(word in key.lower() for word in ("depth", "segmentation", "mask"))
+    named = any(word in key.lower() for word in _NO_COLOURS)
     if len(shape) == 3:
         # floats (L, K, A) are chunks of actions, or tables
         return named or (min(shape[1:]) >= _SMALLEST_DEPTH and "image" in key.lower())
     sides = sorted(shape[1:])
     return named or sides[-2] >= _SMALLEST_SIDE
+
+
+def _of_other_channels(
+    key: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    read: Read,
+    described: str,
+) -> Pictures | None:
+    """Grey images, and colours with an opacity; None if bytes are neither."""
+    if dtype != np.uint8 or any(word in key.lower() for word in _NO_COLOURS):
+        return None
+    if len(shape) == 4 and shape[3] == 4 and min(shape[1:3]) >= _SMALLEST_SIDE:
+        # four grey images of following steps have the same shape
+        if any((read(row, row + 1)[..., 3] != 255).any() for row in _places(shape[0])):
+            return None
+        warning = f"is {described}: its fourth channel, which is 255, is left out as an opacity"
+        return Pictures("pixels", (shape[1], shape[2]), warning=warning, channels=4)
+    sides = tuple(side for side in shape[1:] if side != 1)
+    if len(sides) != 2 or min(sides) < _SMALLEST_SIDE:
+        return None
+    warning = f"is {described}, grey images or another measurement"
+    return Pictures("pixels", sides, warning=warning, channels=1, by_key=True)
+
+
+def _places(rows: int) -> list[int]:
+    """Rows from all over an episode: its first images may be dark."""
+    return [int(row) for row in np.unique(np.linspace(0, rows - 1, _LOOKED_AT).astype(int))]
 
 
 def _other(key: str, shape: tuple[int, ...]) -> str:
@@ -162,9 +204,7 @@ def _floats(
     first_axis: bool,
     described: str,
 ) -> Pictures | str:
-    # from all over the episode: its first images may be dark
-    places = np.unique(np.linspace(0, shape[0] - 1, _LOOKED_AT).astype(int))
-    looked_at = np.stack([np.asarray(read(int(row), int(row) + 1))[0] for row in places])
+    looked_at = np.stack([np.asarray(read(row, row + 1))[0] for row in _places(shape[0])])
     low = float(looked_at.min())
     high = float(looked_at.max())
     if not (low >= 0 and high <= 255):

@@ -9,7 +9,8 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +20,34 @@ from vla.data.formats.common.files import read_text
 
 MOST_COLUMNS = 4096
 """More than any robot has dimensions."""
+TIME = "timestamp"
+"""The column of times: numbers, or dates and times."""
 _TRUTH = {"true": 1.0, "false": 0.0}
 """As pandas and spreadsheets write booleans."""
 
 
 def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Column -> float64 (L,), or texts (L,) for the columns that `words` names.
+    """Column -> float64 (L,), or texts (L,) for the columns that `words` names. L is 0 of a header
+    alone. A first column without a name that counts the rows, as pandas writes it, is left out.
 
     Raises DataError naming file, line and column of what is no number.
     """
     written = read_text(root, path)
-    _check_separator(path, written)
+    check_separator(path, written)
     rows = csv.reader(io.StringIO(written, newline=""), strict=True)
     try:
         lines = [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
     except csv.Error as error:
         raise DataError(f"{path}: line {rows.line_num}: {error}; correct the file") from error
-    if len(lines) < 2:
+    if not lines:
         raise DataError(
-            f"{path}: expected a header and a row for each step, found {len(lines)} rows in all; "
-            "correct the file"
+            f"{path}: is empty, expected a header and a row for each step; restore the file, or "
+            f"leave the episode out (`mv {path} {path}.empty`)"
         )
-    header = [name.removeprefix("\ufeff") for name in lines[0][1]]
+    lines[0][1][0] = lines[0][1][0].removeprefix("\ufeff")
+    if _has_row_numbers([cells for _, cells in lines]):
+        lines = [(line, cells[1:]) for line, cells in lines]
+    header = lines[0][1]
     if len(header) > MOST_COLUMNS:
         raise DataError(
             f"{path}: has {len(header)} columns, expected at most {MOST_COLUMNS}; store what is no "
@@ -49,7 +56,7 @@ def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str,
     counts = Counter(header)
     for column, name in enumerate(header):
         if not name:
-            raise DataError(f"{path}: column {column + 1} has no name; correct the header")
+            raise DataError(f"{path}: column {column + 1} has no name; name it in the header")
         if counts[name] > 1:
             raise DataError(f"{path}: two columns are named {name!r}; correct the header")
     table = np.zeros((len(lines) - 1, len(header)))  # (L, columns)
@@ -62,11 +69,34 @@ def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str,
         for column, cell in enumerate(cells):
             if header[column] in words:
                 continue
-            table[row, column] = _number(cell, f"{path}: line {line}, column {header[column]!r}")
+            where = f"{path}: line {line}, column {header[column]!r}"
+            is_time = header[column] == TIME
+            table[row, column] = (_clock_time(cell) if is_time else None) or _number(cell, where)
     found: dict[str, np.ndarray] = dict(zip(header, table.T, strict=True))
     for name in set(words) & set(header):
         found[name] = np.array([cells[header.index(name)] for _, cells in lines[1:]])
     return found
+
+
+def _has_row_numbers(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first column is the index that pandas writes unless it is asked not to."""
+    header, *steps = rows
+    if header[0] or len(header) < 2 or not steps:
+        return False
+    return all(cells[0] == str(row) for row, cells in enumerate(steps))
+
+
+def _clock_time(cell: str) -> float | None:
+    """Seconds of a date and time (`2024-05-01 12:00:00.05`); None if the cell is none."""
+    # a plain number is no date, though 20240501 would be taken for one
+    if not ("-" in cell[1:] and ":" in cell):
+        return None
+    try:
+        found = datetime.fromisoformat(cell)
+    except ValueError:
+        return None
+    # without a zone all are of one, which one does not matter
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _hint(cells: int, names: int) -> str:
@@ -74,7 +104,7 @@ def _hint(cells: int, names: int) -> str:
     return " (decimals are written with a point, not a comma)" if cells == 2 * names else ""
 
 
-def _check_separator(path: Path, words: str) -> None:
+def check_separator(path: Path, words: str) -> None:
     """Raises DataError if cells are divided as spreadsheets do it where numbers have decimal
     commas."""
     header = words.split("\n", 1)[0]
@@ -89,6 +119,10 @@ def _check_separator(path: Path, words: str) -> None:
 def _number(cell: str, where: str) -> float:
     if cell.lower() in _TRUTH:
         return _TRUTH[cell.lower()]
+    if not cell:
+        raise DataError(
+            f"{where}: the cell is empty, as pandas writes NaN; fill it, or leave the episode out"
+        )
     try:
         if "_" in cell:  # Python's own float takes 1_000
             raise ValueError(cell)

@@ -6,12 +6,14 @@ N: frames, E: episodes, D: numbers in a row of a column.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from vla.data.errors import DataError
+from vla.data.formats.lerobot_parts.missing import ranges
 from vla.data.storage.video import TIME_TOLERANCE
 
 
@@ -145,15 +147,25 @@ def count_columns(table: pd.DataFrame, names: list[str], place: str) -> None:
 
 
 def check_episodes(table: pd.DataFrame, place: str) -> None:
-    """Raises DataError if an episode has no steps, or two have one index. `table` is sorted by
-    `source`."""
-    empty = table["length"] == 0
-    if empty.any():
-        raise DataError(
-            f"{place}: episode {table['source'][int(empty.argmax())]} has length 0; drop it there"
-        )
+    """Raises DataError if two episodes have one index. `table` is sorted by `source`."""
     twice = table["source"].duplicated()
     if twice.any():
         raise DataError(
             f"{place}: episode {table['source'][int(twice.argmax())]} is there twice; restore it"
         )
+
+
+def without_empty(table: pd.DataFrame, place: str, warn: Callable[[str], None]) -> pd.DataFrame:
+    """The episodes that have steps: a recorder that was stopped at once leaves others, in which
+    nothing is lost. Raises DataError if there are none."""
+    empty = table["length"] == 0
+    if not empty.any():
+        return table
+    if empty.all():
+        raise DataError(f"{place}: none of its {len(table)} episodes has a step; record it again")
+    listed = ranges(table["source"][empty].tolist())
+    warn(
+        f"{place}: {int(empty.sum())} of {len(table)} episodes have no steps and are left out: "
+        f"{listed}"
+    )
+    return table[~empty].reset_index(drop=True)

@@ -6,7 +6,7 @@ E: episodes that are read, N: their frames, L: steps of an episode.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def label(
         DataError: an index has no instruction, or the column that `keys` name does not exist or
             holds neither.
     """
-    if keys.task is not None:
+    if keys.task is not None and keys.instruction is None:
         return Labels([keys.task], np.zeros(len(table), np.int64))
     column = _column(root, keys, table, features)
     warnings = []
@@ -90,10 +90,11 @@ def label(
         found = _Values(root, "the table of episodes", texts)
     # texts instead of indices need no table of tasks
     if any(isinstance(value, str) for value in found.values):
-        return _from_texts(found, warnings)
+        return _from_texts(found, warnings, keys.task)
     if column is None and _TASK_INDEX not in table:  # all are missing, which is named there
-        return _from_texts(found, warnings)
-    return _from_indices(found, subtasks() if column == _SUBTASK_INDEX else tasks(), warnings)
+        return _from_texts(found, warnings, keys.task)
+    of_index = subtasks() if column == _SUBTASK_INDEX else tasks()
+    return _from_indices(found, of_index, warnings, keys.task)
 
 
 def _column(
@@ -159,23 +160,34 @@ class _Values:
         return [slice(end - n, end) for end, n in zip(ends.tolist(), lengths.tolist(), strict=True)]
 
 
-def _from_texts(found: _Values, warnings: list[str]) -> Labels:
+def _from_texts(found: _Values, warnings: list[str], task: str | None) -> Labels:
+    """`task` stands for instructions that are missing, or the dataset's name."""
     texts: list[str] = []
     blank = 0
+    missing = 0
+    unnamed = task or found.root.resolve().name
     for own in found.episodes():
         given = ["" if text is None else text for text in found.values[own]]
         for step, text in enumerate(given):
             if not isinstance(text, str):
                 raise _no_instruction(found, own.start + step)
         of_episode, of_blank = held(given)
-        if not of_episode[0]:
-            raise _no_instruction(found, own.start)
-        blank += of_blank
+        if of_episode[0]:
+            blank += of_blank
+        else:
+            # before the first text of an episode nothing says what is done
+            of_episode = [text or unnamed for text in of_episode]
+            missing += 1
         texts += of_episode
     if blank:
         warnings.append(
             f"{found.root}: {found.place} is empty at {blank} steps: the instruction of the step "
             "before stands for it"
+        )
+    if missing and task is None:
+        warnings.append(
+            f"{missing} of {len(found.episodes())} episodes have no instruction: {unnamed!r} "
+            "stands for it; give one (`task=WORDS`) or its key (`instruction=KEY`)"
         )
     instructions = list(dict.fromkeys(texts))  # each once, in the order of episodes
     row = {text: i for i, text in enumerate(instructions)}
@@ -190,13 +202,19 @@ def _no_instruction(found: _Values, number: int) -> DataError:
     )
 
 
-def _from_indices(found: _Values, tasks: dict[int, str], warnings: list[str]) -> Labels:
+def _from_indices(
+    found: _Values, tasks: dict[int, str], warnings: list[str], task: str | None
+) -> Labels:
     for number, value in _unknown(found.values, tasks):
         raise DataError(
             f"{found.name(number)} says task {value!r}, the table of tasks has "
             f"{min(tasks, default='none')} to {max(tasks, default='none')}; restore the table "
             "of tasks, or give the instruction (`task=WORDS`)"
         )
+    if not all(tasks[int(value)] for value in set(found.values)):
+        texts = [tasks[int(value)] for value in found.values]
+        return _from_texts(replace(found, values=texts), warnings, task)
+    tasks = {index: text for index, text in tasks.items() if text}
     known = sorted(tasks)
     if known != list(range(len(known))):
         warnings.append(
@@ -232,8 +250,8 @@ def _labels(
 
 
 def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
-    """task_index -> instruction, from rows in any order. Raises DataError if one is no such pair,
-    or given twice."""
+    """task_index -> instruction, from rows in any order; empty where a row has none. Raises
+    DataError if one is no such pair, or given twice."""
     tasks: dict[int, str] = {}
     for row, (index, text) in enumerate(pairs):
         # True is an int to Python
@@ -241,7 +259,8 @@ def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
             raise DataError(
                 f"{place}: row {row}: task_index is {index!r}, expected a whole number; restore it"
             )
-        if not isinstance(text, str) or not text.strip():
+        text = "" if text is None else text
+        if not isinstance(text, str):
             raise DataError(
                 f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it, "
                 "or give it (`task=WORDS`)"
@@ -251,5 +270,5 @@ def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
             raise DataError(
                 f"{place}: task_index {index} is {tasks[index]!r} and {text!r}; restore it"
             )
-        tasks[index] = text
+        tasks[index] = text if text.strip() else ""
     return tasks

@@ -106,6 +106,8 @@ def task_words(examined: Examined) -> Iterator[Finding]:
             listed = [stored]
         elif isinstance(stored, Iterable):  # a list, or an array of pandas
             listed = list(stored)
+        # where a table says nothing there is nothing to contradict
+        listed = [text for text in listed if text is not None and str(text).strip()]
         texts = [text for _, text in dataset.instruction_starts(place)]
         missing = [text for text in texts if text not in listed]
         if listed and missing:

@@ -218,8 +218,9 @@ def held_out(examined: Examined) -> Iterator[Finding]:
         yield Finding("held_out", "note", "episodes", message)
     longest = int(steps.lengths.max())
     if longest <= _SHORT and has_no_target(steps, longest):
+        shorter = f"policy.chunk below {longest}, or " if longest > 1 else ""
         message = (
             f"the longest episode has {longest} steps and none truly ends: objectives that learn "
-            f"values need policy.chunk below {longest}, or longer episodes"
+            f"values need {shorter}longer episodes"
         )
         yield Finding("held_out", "note", "episodes", message)

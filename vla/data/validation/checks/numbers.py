@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from vla.common.registry import register
 from vla.data.episode import beyond
+from vla.data.formats.common.rates import unit_of
+from vla.data.select import finite_remedy
 from vla.data.validation.check import LEROBOT, Finding, check
 from vla.data.validation.examined import Examined, Numbers
 
@@ -35,7 +38,7 @@ def finite(examined: Examined) -> Iterator[Finding]:
             read.append(("rewards", numbers.rewards[:, None], ("reward",)))
         for what, values, names in read:
             for dim in np.flatnonzero(~np.isfinite(values).all(0)):
-                yield _not_finite(numbers, what, names[dim], values[:, dim])
+                yield _not_finite(examined.root, numbers, what, names[dim], values[:, dim])
     if examined.lerobot is None:
         return
     for part in examined.lerobot.data:
@@ -50,6 +53,7 @@ def finite(examined: Examined) -> Iterator[Finding]:
 
 
 def _not_finite(
+    root: Path,
     numbers: Numbers,
     what: str,
     name: str,
@@ -59,11 +63,11 @@ def _not_finite(
     frame = int(bad.argmax())
     containing = [(e, a) for e, a, b in numbers.episode_ranges if a <= frame < b]
     episode, first = containing[0]
-    episodes = len(set(numbers.episode[bad].tolist()))
+    episodes = sorted(set(numbers.episode[bad].tolist()))
     message = (
         f"{what}: {name!r} is {values[frame]} at step {frame - first} of episode {episode}; "
-        f"{int(bad.sum())} such numbers in {episodes} episodes: leave them out (`vla data "
-        "filter`) or repair the sensor"
+        f"{int(bad.sum())} such numbers in {len(episodes)} episodes: "
+        f"{finite_remedy(root, episodes, len(numbers.episode_ranges))}"
     )
     return Finding("finite", "error", f"episode {episode}", message)
 
@@ -182,9 +186,14 @@ def control_rate(examined: Examined) -> Iterator[Finding]:
     steps = steps[np.isfinite(steps) & (steps > 0)]
     # the median, since single timestamps are often late or missing
     if len(steps) and abs(float(np.median(steps)) * parts.info.fps - 1) > 0.01:
+        second, unit = unit_of(float(np.median(steps)), float(times[0]))
+        hz = 1 / (float(np.median(steps)) * second)
         message = (
             f"{parts.root}: info.json says {parts.info.fps:g} Hz, half of the timestamps advance "
-            f"by {np.median(steps):.4g} s or less ({1 / np.median(steps):.4g} Hz); correct fps, "
-            "or resample"
+            f"by {np.median(steps):.4g} {unit or 's'} or less ({hz:.4g} Hz); "
         )
+        if abs(hz / parts.info.fps - 1) <= 0.01:
+            message += f"they are in {unit} and not in seconds, and nothing reads them"
+        else:
+            message += f"give the rate (`control_hz={hz:.4g}`) if info.json is wrong"
         yield Finding("control_rate", "warning", "timestamp", message)

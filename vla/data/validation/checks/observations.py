@@ -20,6 +20,6 @@ def observations(examined: Examined) -> Iterator[Finding]:
         return
     message = (
         f"{examined.root}: neither state nor camera is read, so no policy can be trained on it; "
-        "name what holds them with keys.state=[KEY] or keys.cameras.NAME=KEY"
+        "name what holds them by the key state=[KEY] or cameras.NAME=KEY"
     )
     yield Finding("observations", "error", "observations", message)

@@ -18,6 +18,7 @@ _KNOWN = (
     ("no split", "splits", CORRECT_TOTALS),
     ("timestamp", "timestamps", ""),
     ("steps do not take about", "timestamps", ""),
+    ("its time rises", "timestamps", ""),
     ("indices have holes", "indices", ""),
     ("numbers have holes", "indices", ""),
     ("folders without", "indices", ""),

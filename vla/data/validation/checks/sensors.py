@@ -6,17 +6,16 @@ N: frames, D: dimensions, L: steps of an episode.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from vla.common.registry import register
+from vla.data.select import how_to_delete
 from vla.data.validation.check import Finding, check
 from vla.data.validation.examined import Examined, Numbers
+from vla.data.validation.outliers import outliers_of
 
-_FAR = 1000.0
-"""So many times the range of nearly all numbers is no movement."""
-_HUGE = 1e6
-"""The same of dimensions that hardly ever move, and in numbers as they are."""
 _CONSTANT = 10
 """Fewer frames may well be the same by chance."""
 _MANY = 10
@@ -31,32 +30,8 @@ def outliers(examined: Examined) -> Iterator[Finding]:
     if numbers is None or not len(numbers.episode):
         return
     for what, values, names in _columns(numbers):
-        for dim, name in enumerate(names):
-            outside = _outlying(values[:, dim].astype(np.float64))
-            if outside.any():
-                frame = int(outside.argmax())
-                episodes = len(set(numbers.episode[outside].tolist()))
-                message = (
-                    f"{what}: {name!r} is {values[frame, dim]:g} in episode "
-                    f"{numbers.episode[frame]}, where nearly all are of about "
-                    f"{np.median(np.abs(values[~outside, dim])):.3g}; {int(outside.sum())} such "
-                    f"numbers in {episodes} episodes spoil every normalisation: leave them out "
-                    "(`vla data delete --episodes`)"
-                )
-                yield Finding("outliers", "warning", f"episode {numbers.episode[frame]}", message)
-
-
-def _outlying(values_N: np.ndarray) -> np.ndarray:
-    """Which numbers no sensor gives, bool (N,); what is not finite is another check's."""
-    finite = np.isfinite(values_N)
-    if not finite.any():
-        return np.zeros(len(values_N), bool)
-    low, middle, high = np.quantile(values_N[finite], [0.01, 0.5, 0.99])
-    far = max(_FAR * (high - low), _HUGE * max(1e-6, abs(middle)))
-    # of what is 0 nearly always, single ones are events: only what is huge in itself is odd
-    if high == low:
-        far = max(far, _HUGE)
-    return np.asarray(finite & (np.abs(values_N - middle) > far))
+        for found in outliers_of(examined.root, what, values, names, numbers.episode):
+            yield Finding("outliers", "warning", f"episode {found.episode}", found.sentence)
 
 
 @register("checks", "constant_state")
@@ -69,9 +44,10 @@ def constant_state(examined: Examined) -> Iterator[Finding]:
     constant = (numbers.state == numbers.state[0]).all(0)
     if constant.any():
         names = ", ".join(numbers.state_names[dim] for dim in np.flatnonzero(constant))
+        moving = ",".join(numbers.state_names[dim] for dim in np.flatnonzero(~constant))
         message = (
             f"never move: {names}; a policy learns nothing from them, and whatever they are on "
-            "another day is new to it: leave them out with keys.state"
+            f"another day is new to it: leave them out by the key state=[{moving}]"
         )
         yield Finding("constant_state", "note", "state", message)
 
@@ -83,7 +59,7 @@ def stuck(examined: Examined) -> Iterator[Finding]:
     numbers = examined.numbers
     if numbers is None:
         return
-    yield from _stopped(numbers)
+    yield from _stopped(examined.root, numbers)
     ranges = [r for r in numbers.episode_ranges if r[2] - r[1] >= _CONSTANT]
     if len(ranges) < _MANY:
         return
@@ -103,7 +79,7 @@ def stuck(examined: Examined) -> Iterator[Finding]:
                 yield Finding("stuck", "note", place, message)
 
 
-def _stopped(numbers: Numbers) -> Iterator[Finding]:
+def _stopped(root: Path, numbers: Numbers) -> Iterator[Finding]:
     """Episodes in which the whole state stays the same while the actions go on changing."""
     if numbers.state.shape[1] < 2:
         return
@@ -118,8 +94,8 @@ def _stopped(numbers: Numbers) -> Iterator[Finding]:
         listed = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         message = (
             f"the whole state stays the same for {_CONSTANT} steps and more while the actions "
-            f"change, in episodes {listed}: the state was not read there; leave them out (`vla "
-            "data delete --episodes`)"
+            f"change, in episodes {listed}: the state was not read there; leave them out "
+            f"(`{how_to_delete(root, found)}`)"
         )
         yield Finding("stuck", "warning", f"episode {found[0]}", message)
 

@@ -29,12 +29,18 @@ def fit(subject: Subject) -> Iterator[Symptom]:
         "error_constant_action": round(constant, 4),
     }
     if constant > 0 and error > _HARDLY * constant:
+        remedy = (
+            "train longer (steps), with a larger optim.lr, or look whether the data tell what to "
+            "do; of random actions among the data nothing can be learned by imitation"
+        )
+        if subject.outliers:
+            # longer training does not mend a range of 1e30
+            remedy = "mend the data first: see the check `outliers`"
         yield Symptom(
             "warning",
             f"hardly anything was learned: on its own training data the error is {error:.3g} "
             f"deviations of the actions, that of one constant action {constant:.3g}",
-            "train longer (steps), with a larger optim.lr, or look whether the data tell what to "
-            "do; of random actions among the data nothing can be learned by imitation",
+            remedy,
             {"error": error, "constant": constant},
         )
         return

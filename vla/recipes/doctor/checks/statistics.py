@@ -137,3 +137,12 @@ def dead_dimensions(subject: Subject) -> Iterator[Symptom]:
             "leave them out of the state (data.keys.state names the others), or record data in "
             "which they move",
         )
+
+
+@register("doctor_checks", "outliers")
+@examines("numbers of the data that lie absurdly far from all others", needs=("data",))
+def outliers(subject: Subject) -> Iterator[Symptom]:
+    """No number is so large that ranges and deviations tell of it alone."""
+    for found in subject.outliers:
+        remedy = f"{found.remedy} and train again" if subject.own_data else found.remedy
+        yield Symptom("error", found.fact, remedy, {"episode": found.episode})
