@@ -305,8 +305,8 @@ class TrainConfig(RootConfig):
     """Decay of the running mean of the weights, which becomes the final policy; null is off."""
     precision: Literal["auto", "no", "bf16"] = "auto"
     """Of the forward pass; weights and optimiser are float32. `auto` is bf16 on GPUs that have it
-    and, for policies that see pictures, on CPUs that multiply it (AMX, AVX512_BF16); float32 elsewhere. A resumed run goes on
-    in what it began with."""
+    and, for policies that see pictures, on CPUs that multiply it (AMX, AVX512_BF16); float32
+    elsewhere. A resumed run goes on in what it began with."""
     compile: bool = False
     """Compile the policy with torch.compile."""
     log_every: PositiveInt = 10
