@@ -12,6 +12,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # would take them from each other. What tests start inherits it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Mesa's threads cost small pictures a third of their time, and are read when it first draws
+    os.environ.setdefault("LP_NUM_THREADS", "0")
 
 MEMORY = Path("/dev/shm")
 ROOM = 4 * 2**30  # bytes; a whole run fills less than a quarter of it at any time
@@ -25,9 +27,7 @@ LONGEST = (
     "export/test_package.py",
     "recipes/test_online_resume.py",
     "sim_eval/test_evaluate.py",
-    "models/policies/test_vlm_learning.py",
     "serving/test_life.py",
-    "data/tools/test_resumed_bytes.py",
     "training/finetuning/test_gradient_surgery.py",
     "training/test_resume.py",
     "sim_eval/robustness/test_robustness.py",

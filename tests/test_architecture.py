@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import subprocess
@@ -67,6 +68,12 @@ def _module(path: Path) -> str:
 MODULES = {_module(path): path for path in _files()}
 
 
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    """Parsed once for all tests; nobody changes it."""
+    return ast.parse(path.read_text())
+
+
 def _imported_names(node: ast.stmt) -> set[str]:
     """Dotted names that an import statement may load; empty for other statements."""
     if isinstance(node, ast.Import):
@@ -78,11 +85,12 @@ def _imported_names(node: ast.stmt) -> set[str]:
     return set()
 
 
-def _imports(path: Path) -> set[str]:
+@functools.cache
+def _imports(path: Path) -> frozenset[str]:
     """Modules of vla that a file imports, at its top or inside a function."""
-    statements = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.stmt)]
+    statements = [n for n in ast.walk(_tree(path)) if isinstance(n, ast.stmt)]
     names = {name for statement in statements for name in _imported_names(statement)}
-    return {name for name in names if name.startswith("vla.")}
+    return frozenset(name for name in names if name.startswith("vla."))
 
 
 def _room(module: str) -> str:
@@ -134,7 +142,7 @@ def _graph(inside_functions: bool) -> dict[str, set[str]]:
         if inside_functions:
             names = _imports(path)
         else:
-            body = ast.parse(path.read_text()).body
+            body = _tree(path).body
             blocks = [node for node in body if isinstance(node, ast.If)]  # TYPE_CHECKING counts
             statements = body + [statement for block in blocks for statement in block.body]
             names = {name for statement in statements for name in _imported_names(statement)}
@@ -235,7 +243,7 @@ def _foreign_loads(tree: ast.AST) -> set[str]:
 def test_what_others_made_is_loaded_in_one_place() -> None:
     wrong = []
     for module, path in MODULES.items():
-        loads = _foreign_loads(ast.parse(path.read_text()))
+        loads = _foreign_loads(_tree(path))
         if module != PRETRAINED:
             wrong += [f"{module}: {name}" for name in loads if (module, name) not in OWN_LOADERS]
     assert wrong == [], "use vla.common.foreign.pretrained, which runs no code of others"
@@ -292,7 +300,7 @@ def _makes_a_console(tree: ast.AST) -> bool:
 
 def test_there_is_one_console() -> None:
     """All that is printed goes through the one that shows control characters."""
-    made = [m for m, path in MODULES.items() if _makes_a_console(ast.parse(path.read_text()))]
+    made = [m for m, path in MODULES.items() if _makes_a_console(_tree(path))]
     assert made == [], f"use {CONSOLE}"
     assert _makes_a_console(ast.parse("from rich.console import Console as C\nC()"))
     assert _makes_a_console(ast.parse("import rich\nrich.print('x')"))
@@ -344,6 +352,24 @@ def test_importing_the_package_is_quick() -> None:
     """`import vla` must not load torch: the command line's help and completions depend on it."""
     code = "import sys, vla, vla.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_policy_without_pictures_waits_for_no_library_of_pictures() -> None:
+    """timm brings torchvision and torch._dynamo along, flex_attention sympy: seconds per process."""
+    code = """if True:
+        import sys
+        import vla.models, vla.recipes.online, vla.serving, vla.training
+        from vla.models.policies.mlp import MLPConfig
+        from vla.types import Spec
+
+        spec = Spec({}, ("x",), ("dx",), (-1.0,), (1.0,), 10)
+        policy = MLPConfig(hidden=4, language=None).build(spec).eval()
+        policy.act(spec.fake_observation(1))
+        heavy = ("timm", "torchvision", "torch._dynamo", "sympy", "transformers", "matplotlib")
+        sys.exit(", ".join(name for name in heavy if name in sys.modules) or 0)
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_files_that_are_not_python_are_packaged() -> None:

@@ -45,13 +45,13 @@ def config_of(out: Path, name: str, **changes: Any) -> OnlineConfig:
         "policy": policy,
         "objective": objective,
         "rounds": 3,
-        "episodes_per_round": 16,
+        "episodes_per_round": 6,
         "updates_per_step": 0.03,
         "batch_size": 16,
         "rewards": {"kind": "success"},
         # at random, since these networks learn next to nothing
         "act": {
-            "batch_size": 8,
+            "batch_size": 6,
             "explore": {"random_rounds": 2, "epsilon": 0.9, "persistence": 0.8},
         },
         "evaluate": None,
@@ -102,7 +102,8 @@ def test_rounds_before_the_first_success_are_played_without_updates(tmp_path: Pa
 
 def test_critics_go_on_beside_recordings(tmp_path: Path) -> None:
     first = tmp_path / "first"
-    online(config_of(first, "cal_ql"))
+    # many updates here and few below: critics that go on are nearer to these than new ones
+    online(config_of(first, "cal_ql", updates_per_step=0.1))
     recordings = {"path": str(first / "episodes"), "share": 0.5}
     go_on: dict[str, Any] = {"policy": None, "init_from": str(first / "policy"), "rounds": 1}
     found = {}
@@ -142,9 +143,9 @@ def test_policy_gradients_refuse_exploration_and_paces_are_one(tmp_path: Path) -
 
 
 def test_a_run_ends_with_its_env_steps(tmp_path: Path) -> None:
-    result = online(config_of(tmp_path, "td3", rounds=50, max_env_steps=900))
+    result = online(config_of(tmp_path, "td3", rounds=50, max_env_steps=500))
     steps = [line["env_steps"] for line in rounds_of(tmp_path)]
-    assert steps[-1] >= 900 > steps[-2]
+    assert steps[-1] >= 500 > steps[-2]
     assert result.rounds == len(steps) < 50
 
 

@@ -111,6 +111,32 @@ def test_torchvision_can_be_imported_after_rendering():
     assert ended.returncode == 0, ended.stderr[-2000:]
 
 
+def test_threads_of_mesa_change_no_pixel():
+    """Workers draw with none, the process that evaluates without workers with some."""
+    code = f'''
+import hashlib, mujoco
+model = mujoco.MjModel.from_xml_string("""{MJCF}""")
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.Renderer(model, 96, 128)
+renderer.update_scene(data, camera=0)
+print(hashlib.sha256(renderer.render().tobytes()).hexdigest())
+renderer.close()
+'''
+    drawn = set()
+    for threads in ("0", "2"):
+        environment = {**os.environ, "MUJOCO_GL": choose_backend(), "LP_NUM_THREADS": threads}
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        drawn.add(ended.stdout)
+    assert len(drawn) == 1
+
+
 def test_users_backend_is_respected(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     assert choose_backend() == "glfw"

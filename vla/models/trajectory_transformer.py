@@ -13,10 +13,9 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from vla.models.layers.mixture_of_experts import ExpertsConfig, Routing
-from vla.models.layers.transformer import Block, FeedForwardKind, KeyValue, rotation
+from vla.models.layers.transformer import AttentionMask, Block, FeedForwardKind, KeyValue, rotation
 from vla.models.trunk_cache import TrunkCache
 from vla.models.trunk_plan import TrunkPlan, make_plan
 from vla.tokenizers.layout import Layout, LayoutError
@@ -361,8 +360,10 @@ class TrajectoryTransformer(nn.Module):
             self._plans[key] = make_plan(self.layout, T, read, last_step_only, device)
         return self._plans[key]
 
-    def _block_mask(self, plan: TrunkPlan, mask_BT: Tensor | None, B: int) -> BlockMask:
+    def _block_mask(self, plan: TrunkPlan, mask_BT: Tensor | None, B: int) -> AttentionMask:
         """The same mask for flex_attention, which skips blocks where nobody attends to anybody."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
         allowed_LL = plan.mask
         L = len(allowed_LL)
         device = str(allowed_LL.device)

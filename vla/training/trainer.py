@@ -9,7 +9,6 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from vla.config import UserError
@@ -191,6 +190,8 @@ def training_state(
     # On CPUs each process keeps the statistics of its own part: gloo has no synchronised batch
     # norm. With few windows per process `policy.norm: group` is the better choice.
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm
+
         policy = convert_sync_batchnorm(policy)
     learner = Learner(policy, objective).train().to(accelerator.device)
     if objective.acts_in_eval_mode:

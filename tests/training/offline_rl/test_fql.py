@@ -33,7 +33,7 @@ def two_ways() -> list[Step]:
     return left + right
 
 
-def learn(policy: MLPPolicy, alpha: float, steps: int = 400) -> ActorCritic:
+def learn(policy: MLPPolicy, alpha: float, steps: int = 250) -> ActorCritic:
     batch = batch_of(two_ways(), 1)
     policy.fit(batch.actions[:, 0, 0].numpy(), batch.state[:, 0].numpy(), ["go"])
     values = {"alpha": alpha, "critic": CRITIC, "student": {"hidden": 32, "depth": 2}}

@@ -11,12 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
-from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, GroupNormAct, freeze_batch_norm_2d
-from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from vla.common.foreign.pretrained import PretrainedError, load_timm
@@ -185,8 +182,14 @@ class FilmEfficientNet(nn.Module):
         return (x - self.mean).div_(self.std)
 
 
-def create_trunk(name: str, *, norm: Norm, pretrained: bool | str) -> EfficientNet:
+def create_trunk(name: str, *, norm: Norm, pretrained: bool | str) -> Any:
     """A timm EfficientNet without classifier. Raises TrunkError."""
+    # here, not above: timm brings torchvision and torch._dynamo along, seconds that a policy
+    # without pictures need not wait for
+    import timm
+    from timm.layers import freeze_batch_norm_2d
+    from timm.models.efficientnet import EfficientNet
+
     if not timm.is_model(name):
         family = timm.list_models("*efficientnet*") + timm.list_models("tinynet*")
         hint = did_you_mean(name, family, cutoff=0.6)
@@ -223,6 +226,8 @@ def create_trunk(name: str, *, norm: Norm, pretrained: bool | str) -> EfficientN
 def _replace_batch_norm(module: nn.Module) -> None:
     """Every batch norm of a timm model becomes a group norm with the same affine parameters and
     activation."""
+    from timm.layers import BatchNormAct2d, GroupNormAct
+
     for name, child in module.named_children():
         if isinstance(child, BatchNormAct2d):
             group = GroupNormAct(child.num_features, group_size=8, eps=child.eps)
@@ -237,6 +242,8 @@ def _replace_batch_norm(module: nn.Module) -> None:
 
 def _out_channels(block: nn.Module) -> int:
     """Channels of a block's output."""
+    from timm.layers import FrozenBatchNormAct2d
+
     # of its last norm, not of its last convolution, which may be split into several
     kinds = (nn.BatchNorm2d, FrozenBatchNormAct2d, nn.GroupNorm)
     norms = [module for module in block.modules() if isinstance(module, kinds)]

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from vla.models.layers.feed_forward import FeedForward, FeedForwardKind
 from vla.models.layers.mixture_of_experts import ExpertsConfig, MixtureOfExperts, Routing
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values (B, H, P, E) of one layer."""
-AttentionMask = Tensor | BlockMask
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+    AttentionMask = Tensor | BlockMask
+else:
+    # flex_attention brings sympy along, a second that only those who choose it wait for
+    AttentionMask = Any
 """Boolean, True where attention is allowed; or compiled for flex_attention, which takes no dropout
 and no rows."""
 
@@ -95,7 +100,9 @@ class Attention(nn.Module):
         return self._mix(q_BHNE, keys, values, mask), (k_BHNE, v_BHNE)
 
     def _mix(self, q_BHRE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, mask: AttentionMask) -> Tensor:
-        if isinstance(mask, BlockMask):
+        if not isinstance(mask, Tensor):
+            from torch.nn.attention.flex_attention import flex_attention
+
             # uncompiled it forms the whole matrix of scores; compiling pays on GPUs alone
             attend = _compiled_flex() if q_BHRE.is_cuda else cast(Any, flex_attention)
             mixed_BHRE = cast(Tensor, attend(q_BHRE, k_BHLE, v_BHLE, block_mask=mask))
@@ -187,6 +194,8 @@ def _dot_product_attention(
 def _compiled_flex() -> Callable[..., Any]:
     # compiled on first use: compiling takes seconds, which CPU users would pay at import for
     # nothing
+    from torch.nn.attention.flex_attention import flex_attention
+
     return cast(Callable[..., Any], torch.compile(flex_attention))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -117,8 +118,10 @@ def worker_main(pipe: Connection, make_work: MakeWork) -> None:
 
     # Ctrl-C reaches all processes of a terminal; it is for the parent, which then ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # there is a worker for each core: more threads would wait for each other
+    # there is a worker for each core: more threads would wait for each other, also those with
+    # which Mesa draws (0: the caller's own thread; the pictures are the same)
     torch.set_num_threads(1)
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     worker = Worker(make_work)
     # the parent may close the pipe, or die, while an answer is on its way
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

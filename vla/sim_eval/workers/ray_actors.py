@@ -8,6 +8,7 @@ virtual environment; the folders of this process's module path are added to its 
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import socket
 import sys
@@ -106,7 +107,9 @@ class WorkerActor:
         if self._worker is None:
             import torch
 
+            # as in `processes.worker_main`
             torch.set_num_threads(1)
+            os.environ.setdefault("LP_NUM_THREADS", "0")
             # packed: Ray itself would unpack it before __init__ has made its modules known
             self._worker = Worker(pickle.loads(self._packed))
         return self._worker.handle(pickle.loads(packed))
