@@ -81,13 +81,17 @@ class Row:
 
 
 def locked(text: str) -> dict[str, str]:
-    """Package -> version, of the lines of a lock file that are for this system."""
+    """Package -> version, of the lines of a lock file that are for this system and Python 3.11.
+
+    The page is of one Python, whichever reads it: later ones have other versions of some packages.
+    """
+    python = {"python_version": "3.11", "python_full_version": "3.11.0"}
     found = {}
     for line in text.splitlines():
         if not line or line[0] in " #-":
             continue
         requirement = Requirement(line.rstrip("\\ "))
-        if requirement.marker is None or requirement.marker.evaluate():
+        if requirement.marker is None or requirement.marker.evaluate(python):
             (pin,) = requirement.specifier
             found[requirement.name] = pin.version
     return found

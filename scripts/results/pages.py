@@ -105,6 +105,7 @@ SECTIONS = {
         "Damaged datasets that pass unseen": "data_fuzz",
         "Files and settings of others": "attack",
         "Work lost to kills": "kill_soak",
+        "An evaluation that is killed": "killed_evaluation",
         "Two commands on one folder": "collisions",
         "Growth over long runs": "long_run",
         "Actions that a server changes": "openpi_interop",

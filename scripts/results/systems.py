@@ -339,6 +339,21 @@ def collisions() -> str:
     return "\n\n".join([text, table(columns, rows), source(file, "collisions")])
 
 
+def killed_evaluation() -> str:
+    file = read("killed_evaluation")
+    ended, undisturbed = file["wall_seconds"]
+    same = "the same" if not file["differing"] else f"all but {len(file['differing'])} the same"
+    text = (
+        f"An evaluation of {file['episodes']} episodes, killed (SIGKILL) {len(file['kills'])} times at "
+        f"random moments and resumed, beside one that was not: {file['files']} files, **{same}** but "
+        f"for what tells the time. Seconds of evaluation {file['ours']:.0f} against "
+        f"{file['theirs']:.0f} ({file['ours'] / file['theirs'] - 1:+.1%}); by the wall clock, in which "
+        f"every process imports the package and starts its workers, {ended:.0f} against "
+        f"{undisturbed:.0f} ({ended / undisturbed - 1:+.1%})."
+    )
+    return "\n\n".join([text, source(file, "killed_evaluation")])
+
+
 def openpi_interop() -> str:
     file = read("openpi_interop")
     client = ", ".join(f"{name} {version}" for name, version in file["client"].items())
@@ -436,6 +451,7 @@ BLOCKS = {
     "data_fuzz": data_fuzz,
     "attack": attack,
     "kill_soak": kill_soak,
+    "killed_evaluation": killed_evaluation,
     "openpi_interop": openpi_interop,
     "collisions": collisions,
     "long_run": long_run,

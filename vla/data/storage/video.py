@@ -160,11 +160,7 @@ def _add_stream(
     if config.codec == "h264":
         # bf=0: without frames that refer to later ones the order of packets is the order of frames,
         # and pts start at 0. sc_threshold=0: no keyframes at cuts, so their places are known.
-        options |= {"preset": "veryfast", "bf": "0", "sc_threshold": "0"}
-        if _has_avx512():
-            # x264's code for AVX-512 was seen to make other files of the same frames now and then
-            # while other processes had the cores; its code for AVX2 was not
-            options["x264-params"] = "asm=avx2"
+        options |= {"preset": "veryfast", "bf": "0", "sc_threshold": "0", **reproducible_x264()}
     else:
         # The encoder prints its settings for every file; this variable alone stops it.
         os.environ.setdefault("SVT_LOG", "1")
@@ -178,11 +174,25 @@ def _add_stream(
     return stream
 
 
-def _has_avx512() -> bool:
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+def reproducible_x264() -> dict[str, str]:
+    """Options with which x264 makes the same file of the same frames each time."""
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return {}
+    # its code for AVX-512 makes another file now and then, also on a quiet machine
+    return {"x264-params": "asm=avx2"}
 
 
 # --- reading --------------------------------------------------------------------------------------
+
+
+def open_container(file: str | IO[bytes], **options: Any) -> Any:
+    """`av.open` for reading; texts in damaged headers that are no UTF-8 do not matter."""
+    import av
+
+    # PyAV 19 decodes any text, and no longer knows the option
+    if int(av.__version__.partition(".")[0]) < 19:
+        options["metadata_errors"] = "ignore"
+    return av.open(file, "r", **options)
 
 
 @contextlib.contextmanager
@@ -230,16 +240,12 @@ class VideoReader:
         *,
         threads: int = 1,
     ) -> None:
-        import av
-
         self.path = Path(path)
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such video file; copy it from the dataset's source")
         with decoding(self.path):
             # Without the prefix the library would take a name with a colon for an address.
-            self._container: Any = av.open(
-                f"file:{self.path}", "r", options=_OPENING, metadata_errors="ignore"
-            )
+            self._container = open_container(f"file:{self.path}", options=_OPENING)
         try:
             self._open_stream(fps, threads)
         except BaseException:

@@ -15,7 +15,14 @@ import numpy as np
 from vla.common.atomic import atomic_path
 from vla.data.errors import DataError
 from vla.data.storage.checksums import add_checksum, free_box
-from vla.data.storage.video import VideoConfig, decoding, encode_into, packets_checksum, rate_of
+from vla.data.storage.video import (
+    VideoConfig,
+    decoding,
+    encode_into,
+    open_container,
+    packets_checksum,
+    rate_of,
+)
 
 Packet = tuple[bytes, bool]
 """One encoded frame, and whether it can be decoded without others."""
@@ -80,9 +87,7 @@ def _demuxed(
     fps: float,
     name: str,
 ) -> Packets:
-    import av
-
-    with av.open(file, "r", format="mp4", metadata_errors="ignore") as container:
+    with open_container(file, format="mp4") as container:
         if not container.streams.video:
             raise DataError(f"{name}: is damaged and holds no video; restore the file")
         stream = container.streams.video[0]

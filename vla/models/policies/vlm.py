@@ -38,7 +38,7 @@ from vla.models.layers.vision_language_base import (
     load_base,
     load_processor,
 )
-from vla.models.policies.vlm_parts.action_decoding import AutoregressiveActions
+from vla.models.policies.vlm_parts.action_decoding import AutoregressiveActions, TokenDecoder
 from vla.models.policies.vlm_parts.storage import (
     BASE_FOLDER,
     PROCESSOR_FOLDER,
@@ -187,7 +187,7 @@ class VLMMemory:
         return cls(sum(m.batch_size for m in memories))
 
 
-class VLM(Policy):
+class VLM(Policy, TokenDecoder):
     """See the module's docstring. Built by `VLMConfig.build`, or read by `load_policy`."""
 
     config: VLMConfig

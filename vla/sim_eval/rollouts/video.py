@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vla.data.storage.video import reproducible_x264
 from vla.sim_eval.env import SimEnv
 from vla.sim_eval.rendering import RenderingError
 
@@ -84,7 +85,8 @@ class VideoWriter:
             stream.time_base = stream.codec_context.time_base = 1 / self._fps
             if codec == "libx264":
                 # one thread: a worker has one core, and the file must not depend on their number
-                stream.options = {"crf": "23", "preset": "veryfast", "threads": "1"}
+                options = {"crf": "23", "preset": "veryfast", "threads": "1"}
+                stream.options = options | reproducible_x264()
             for step, frame in frames:
                 # by whole pixels: an encoder's own scaling would blur them
                 large = frame.repeat(scale, axis=0).repeat(scale, axis=1)

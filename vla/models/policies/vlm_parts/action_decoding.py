@@ -10,8 +10,8 @@ dimensions, D tokens per chunk, V action ids.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +24,22 @@ from vla.models.layers.vision_language import Prefill, Prompt
 from vla.tokenizers.base import ActionTokenizer
 
 
-@runtime_checkable
-class TokenDecoder(Protocol):
+class TokenDecoder(ABC):
     """What gives logits of action tokens: a VLM policy."""
 
+    # No Protocol: from Python 3.12 on a protocol with attributes does not see submodules.
     tokenizer: ActionTokenizer
     vocabulary: ActionVocabulary
 
+    @abstractmethod
     def score(self, prompt: Prompt, ids: Int64[Tensor, "N D"]) -> Float[Tensor, "N D V"]:
         """Logits of each place, given the ids before it."""
 
+    @abstractmethod
     def prefill(self, prompt: Prompt) -> Prefill:
         """The prompt's keys and values."""
 
+    @abstractmethod
     def decode_step(self, prefill: Prefill, ids: Int64[Tensor, " N"]) -> Prefill:
         """The keys and values after one more action token."""
 
