@@ -85,7 +85,7 @@ def locked(text: str) -> dict[str, str]:
 
     The page is of one Python, whichever reads it: later ones have other versions of some packages.
     """
-    python = {"python_version": "3.11", "python_full_version": "3.11.0"}
+    python = {"python_version": "3.11", "python_full_version": "3.11.7"}
     found = {}
     for line in text.splitlines():
         if not line or line[0] in " #-":

