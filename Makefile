@@ -26,7 +26,7 @@ demo: $(READY)  ## episodes with detours, RT-1 cloned from them, offline RL and 
 	$(BIN)/vla demo --out runs/demo
 
 # compiled files are kept, whatever the environment says: tests start this package many times
-test: $(READY)  ## the test suite (18 minutes on 2 quiet cores)
+test: $(READY)  ## the test suite (8 minutes on 2 quiet cores of a recent EPYC)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## tests that learn for minutes

@@ -167,8 +167,7 @@ def _answered(
     """Actions (K, A) and times, of a server that may be of another kind, or lie."""
     answer = _received(socket, url)
     actions = answer.get("actions") if isinstance(answer, dict) else None
-    is_array = isinstance(actions, np.ndarray) and actions.ndim == 2 and len(actions) > 0
-    if not is_array or actions.dtype.kind not in "fiu" or actions.shape[1] != spec.action_dim:
+    if not isinstance(actions, np.ndarray) or not _is_chunk(actions, spec):
         raise UserError(
             f"{url}: answered without actions (K, {spec.action_dim}), which its spec promises; ask "
             "whoever runs it"
@@ -179,6 +178,12 @@ def _answered(
         if isinstance(value, int | float) and np.isfinite(value):
             times[name] = float(value)
     return actions, times
+
+
+def _is_chunk(actions: np.ndarray, spec: Spec) -> bool:
+    if actions.ndim != 2 or actions.dtype.kind not in "fiu":
+        return False
+    return len(actions) > 0 and actions.shape[1] == spec.action_dim
 
 
 def _spec(metadata: Mapping[str, Any], url: str) -> Spec | None:
@@ -202,13 +207,15 @@ def _network(socket: ClientConnection, count: int) -> Latency:
 def _time_answers(socket: ClientConnection, report: PingReport, spec: Spec, count: int) -> None:
     """Times observations of no robot."""
     known = report.metadata.get("instructions")
-    is_known = isinstance(known, list) and known and isinstance(known[0], str)
+    prompt = "do task 0"
+    if isinstance(known, list) and known and isinstance(known[0], str):
+        prompt = known[0]
     seen: dict[str, Any] = {
         "images": {
             camera: np.zeros((h, w, 3), np.uint8) for camera, (h, w) in spec.cameras.items()
         },
         "state": np.zeros(spec.state_dim, np.float32),
-        "prompt": known[0] if is_known else "do task 0",
+        "prompt": prompt,
     }
     times, inside, offsets = [], [], []
     for _ in range(count):

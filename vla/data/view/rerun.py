@@ -232,7 +232,7 @@ def _info(row: Any, recorded: Collection[str]) -> str:
         "return": ("rewards", float(row["return"])),
         "terminated": ("terminated", bool(row["terminated"])),
     }
-    facts = {}
+    facts: dict[str, Any] = {}
     for name, (label, value) in outcome.items():
         facts[name] = value if label in recorded else "not recorded"
     lines = ["| | |", "|---|---|"]

@@ -84,7 +84,8 @@ class Replay:
     def _open_prior(self, path: Path, share: float | None) -> None:
         dataset = EpisodeDataset(path)
         infos = [read_info(text) for text in dataset.episodes["info"]]
-        self.prior_seeds = {info["seed"] for info in infos if isinstance(info.get("seed"), int)}
+        seeds = (info.get("seed") for info in infos)
+        self.prior_seeds = {seed for seed in seeds if isinstance(seed, int)}
         lines = self._policy.spec.differences(dataset.spec)
         if lines:
             raise ConfigError([f"prior_data.path: {path}: {line}" for line in lines])

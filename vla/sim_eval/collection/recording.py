@@ -302,14 +302,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _done(out: Path) -> set[tuple[str, int]]:
     """(task, number) of the episodes that the dataset holds."""
-    done = set()
+    done: set[tuple[str, int]] = set()
     for text in EpisodeDataset(out).episodes["info"]:
         info = read_info(text)
-        if not {"task", "episode"} <= set(info):
+        task, number = info.get("task"), info.get("episode")
+        if not isinstance(task, str) or not isinstance(number, int):
             raise ConfigError(
                 [f"out: {out} holds episodes that `vla collect` did not record; choose another out"]
             )
-        done.add((info["task"], info["episode"]))
+        done.add((task, number))
     return done
 
 
