@@ -108,11 +108,13 @@ def export_check(
         from vla.export.runtime import load
         from vla.models import load_policy
 
+        # without the config they would set nothing, and nobody would notice
         if overrides and evaluation is None:
             raise UserError(f"{overrides[0]!r}: sets an evaluation, but --eval CONFIG is missing")
         if data is None and evaluation is None:
             raise UserError("nothing to check by: give --data DATASET, --eval CONFIG, or both")
         exported = load(folder)
+        # where it lay on the machine that exported it: it may have moved since
         source = expanded_path(policy or exported.description.source or "")
         if not source:
             raise UserError(f"{folder}: does not say which policy it is: give --policy POLICY")

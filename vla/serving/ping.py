@@ -173,6 +173,7 @@ def _answered(
             "whoever runs it"
         )
     timing = answer.get("server_timing")
+    # servers of others send what they like: what is no number is not shown
     times = {}
     for name, value in timing.items() if isinstance(timing, dict) else ():
         if isinstance(value, int | float) and np.isfinite(value):
@@ -207,6 +208,7 @@ def _network(socket: ClientConnection, count: int) -> Latency:
 def _time_answers(socket: ClientConnection, report: PingReport, spec: Spec, count: int) -> None:
     """Times observations of no robot."""
     known = report.metadata.get("instructions")
+    # one that the policy has learned needs no text encoder on the server
     prompt = "do task 0"
     if isinstance(known, list) and known and isinstance(known[0], str):
         prompt = known[0]
@@ -249,6 +251,7 @@ def _replay(
                 "images": {camera: frames[step] for camera, frames in images.items()},
                 "state": episode.state[step],
                 "prompt": instruction,
+                # each episode begins without a past, as on a robot
                 "vla/reset": step == 0,
             }
             socket.send(pack(seen))

@@ -57,6 +57,7 @@ class Service:
         threads = config.threads or max(1, usable_cores() // 2)
         self.known_instructions = _instructions(actor)
         text = self.known_instructions[0] if self.known_instructions else "do task 0"
+        # before anything that needs to know how long a chunk is
         self.action_horizon = self._warm_up(threads, text)
         period = 1 / actor.spec.control_hz
         # a risk network that looks back misses the steps between, as a policy does
@@ -86,6 +87,7 @@ class Service:
         )
         self.limits = Limits(
             max_bytes=self.max_message_bytes,
+            # with `resize` pictures may be larger than the policy's, within bounds
             max_pixels=4 * max(1, sum(h * w for h, w in self.spec.cameras.values())),
         )
         self._recorder: Recorder | None = None
