@@ -30,6 +30,7 @@ def read_info(text: object) -> dict[str, Scalar]:
 
     Text that is damaged must not be taken for an episode of which nothing is known.
     """
+    # the table does not say here which episode it is: the remedy is the same for all
     place = "the episodes table: info"
     try:
         found = parse_json(str(text), place)
@@ -127,6 +128,7 @@ def check_episode(episode: Episode, spec: Spec, index: int) -> None:
             f"{where}: success: shape is {np.shape(episode.success)}, expected {(steps,)}: one "
             "per action"
         )
+    # before the pictures, which take longest to look at
     check_extras(where, episode.extras, steps)
     _check_bounds(where, episode.actions, spec)
     for camera in episode.images:
